@@ -1,0 +1,37 @@
+"""The package's exceptions: one base, and under it one class per kind of failure.
+
+Each also derives from the fitting builtin, so that code which knows nothing of this package can catch `ValueError` or
+`RuntimeError` as usual. A message says what was expected, what came, and what to do.
+"""
+
+
+class RepairKernelsError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ArgumentError(RepairKernelsError, ValueError):
+    """An argument has a value that is not allowed: an unknown tap, variant, precision or backend, an alpha outside [0, 1]."""
+
+
+class ArchitectureMismatchError(RepairKernelsError, ValueError):
+    """Two networks, or a network and a checkpoint, are not of one architecture."""
+
+
+class NonFiniteWeightError(RepairKernelsError, ValueError):
+    """A parameter or buffer of a network holds NaN or infinity."""
+
+
+class NonFiniteActivationError(RepairKernelsError, ValueError):
+    """An activation holds NaN or infinity; the message names the network, the tap and the batch."""
+
+
+class CalibrationDataError(RepairKernelsError, ValueError):
+    """The data cannot serve: no batches, too few samples, a wrong shape, or an iterator that is already spent."""
+
+
+class CheckpointError(RepairKernelsError, ValueError):
+    """A file is missing, broken, hostile, or not a state dict."""
+
+
+class GraphCaptureError(RepairKernelsError, RuntimeError):
+    """`torch.export` could not capture the model."""
