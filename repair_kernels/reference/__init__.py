@@ -1,6 +1,6 @@
 """The fused ops in plain PyTorch: the truth when given float64, and the path that a CPU takes.
 
-Same names and signatures as `repair_kernels.kernels`. Arguments are checked in `repair_kernels.ops`, not here.
+Same names and signatures as `repair_kernels.kernels`. `repair_kernels.ops` checks the arguments.
 """
 
 from .channel_moments import channel_moments

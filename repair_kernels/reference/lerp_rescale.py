@@ -1,6 +1,7 @@
-"""Interpolate one tensor of two networks, with the channels of b gathered, and rescale its output channels.
+"""One tensor of two networks interpolated, with the channels of b gathered, and rescaled.
 
-    out[i, j, …] = scale[i] · ((1 − α) · a[i, j, …] + α · b[index_out[i], index_in[j], …]) + shift[i]
+    mixed[i, j, …] = (1 − α) · a[i, j, …] + α · b[index_out[i], index_in[j], …]
+    out[i, j, …] = scale[i] · mixed[i, j, …] + shift[i]
 
 Kernel: `kernels/lerp_rescale.py`.
 """
@@ -25,7 +26,7 @@ def lerp_rescale(
     if alpha != 0 and index_in is not None:
         b = b.index_select(1, index_in) if b.dim() > 1 else b
     dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
-    # The ends are copies, not products with 0 and 1: those would lose -0.0 and turn infinity into NaN.
+    # The ends are copies: products with 0 and 1 lose -0.0 and turn infinity into NaN.
     if alpha == 0:
         out = a.to(dtype, copy=True)
     elif alpha == 1:

@@ -15,7 +15,8 @@ class ChannelSums(NamedTuple):
 class PairedSums(NamedTuple):
     """The sums of two networks at one tap, and between them.
 
-    cross[i, j] = Σ_n (a[n, i] − mean_a[i]) · (b[n, j] − mean_b[j]); float64, shape (c_a, c_b), or None if it was not asked for
+    cross[i, j] = Σ_n (a[n, i] − mean_a[i]) · (b[n, j] − mean_b[j]), float64, shape (c_a, c_b);
+    None if it was not asked for
     """
 
     mean_a: Tensor
