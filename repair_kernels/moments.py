@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from .errors import ArchitectureMismatchError, ArgumentError, CalibrationDataError
+from repair_kernels.errors import ArchitectureMismatchError, ArgumentError, CalibrationDataError
 
 # A channel that spans fewer steps of float32 at its magnitude carries rounding, not signal.
 DEAD_STEPS = 16

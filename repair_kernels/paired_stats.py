@@ -1,0 +1,357 @@
+"""The moments of every tap as one value: merged, reordered, all-reduced over processes, saved.
+
+A statistics file is safetensors, whatever its suffix: per tap the tensors `<tap>/mean_a`, `/m2_a`,
+`/mean_b`, `/m2_b` and, where recorded, `/cross`, all float64, and one metadata entry of JSON with
+the format version, the number of images, and the taps in order with their sample counts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+from uuid import uuid4
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor
+
+from repair_kernels.errors import (
+    ArchitectureMismatchError,
+    ArgumentError,
+    CheckpointError,
+    RepairKernelsError,
+)
+from repair_kernels.moments import Indices, PairedMoments
+
+FORMAT = "repair_kernels.paired_stats"
+VERSION = 1
+VECTORS = ("mean_a", "m2_a", "mean_b", "m2_b")
+MAX_SAMPLES = 2**63 - 1
+REPR_TAPS = 8
+
+
+class UnknownTapError(ArgumentError, KeyError):
+    """A tap was asked for that the statistics do not hold."""
+
+    __str__ = Exception.__str__
+
+
+class DeadCount(NamedTuple):
+    """How many channels of each network are dead at one tap."""
+
+    a: int
+    b: int
+
+
+class PairedStats(Mapping[str, PairedMoments]):
+    """The moments of two networks at every tap, by tap name, in the order of the graph.
+
+    Args:
+        moments: moments of each tap
+        n_images: images that were seen; `n_samples` of a tap is images x positions
+
+    Example:
+        >>> stats = PairedStats({"conv": PairedMoments.empty(2, 3)}, n_images=0)
+        >>> list(stats), stats.merge(stats).n_images
+        (['conv'], 0)
+    """
+
+    def __init__(self, moments: Mapping[str, PairedMoments], *, n_images: int) -> None:
+        if not isinstance(n_images, int) or isinstance(n_images, bool) or n_images < 0:
+            raise ArgumentError(f"`n_images` must be an int of at least 0; got {n_images!r}.")
+        for tap, value in moments.items():
+            if not isinstance(tap, str) or not isinstance(value, PairedMoments):
+                raise ArgumentError(
+                    "`moments` must map tap names to PairedMoments; got "
+                    f"{type(tap).__name__} -> {type(value).__name__}."
+                )
+        self._moments = dict(moments)
+        self._n_images = n_images
+
+    @property
+    def n_images(self) -> int:
+        """Images that were seen."""
+        return self._n_images
+
+    @property
+    def dead(self) -> dict[str, DeadCount]:
+        """How many channels are dead at each tap: see `ChannelMoments.dead`."""
+        return {
+            tap: DeadCount(int(moments.dead_a.sum()), int(moments.dead_b.sum()))
+            for tap, moments in self.items()
+        }
+
+    def __getitem__(self, tap: str) -> PairedMoments:
+        if tap not in self._moments:
+            self._refuse(tap)
+        return self._moments[tap]
+
+    def __contains__(self, tap: object) -> bool:
+        return tap in self._moments
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._moments)
+
+    def __len__(self) -> int:
+        return len(self._moments)
+
+    def __repr__(self) -> str:
+        lines = [f"PairedStats({self.n_images:,} images, {len(self)} taps)"]
+        shown = list(self.items())[:REPR_TAPS]
+        width = max((len(tap) for tap, _ in shown), default=0)
+        for tap, moments in shown:
+            shape = f"{moments.mean_a.numel()} x {moments.mean_b.numel()}"
+            cross = "cross" if moments.cross is not None else ""
+            line = f"  {tap:{width}}  {shape:>11}  n = {moments.n_samples:,}  {cross}"
+            lines.append(line.rstrip())
+        if len(self) > len(shown):
+            lines.append(f"  ... and {len(self) - len(shown)} more")
+        return "\n".join(lines)
+
+    def merge(self, other: PairedStats) -> PairedStats:
+        """Return the statistics of both sets of images together.
+
+        Statistics without images and taps, `PairedStats({}, n_images=0)`, change nothing.
+
+        Raises:
+            ArchitectureMismatchError: the taps, or the channels at one of them, differ
+        """
+        if not self and self.n_images == 0:
+            return other
+        if not other and other.n_images == 0:
+            return self
+        for tap in [*self, *other]:
+            if tap not in self or tap not in other:
+                raise ArchitectureMismatchError(
+                    f"statistics to merge must have the same taps, but only one of the two has "
+                    f"{tap!r}. Merge statistics of one architecture with the same `taps`."
+                )
+        merged = {}
+        for tap, moments in self.items():
+            try:
+                merged[tap] = moments.merge(other[tap])
+            except RepairKernelsError as error:
+                raise type(error)(f"at tap {tap!r}: {error}") from error
+        return PairedStats(merged, n_images=self.n_images + other.n_images)
+
+    def permuted_b(self, indices: Mapping[str, Indices]) -> PairedStats:
+        """Reorder b's channels at the taps named: channel i becomes channel `indices[tap][i]`.
+
+        A tap without an entry stays as it is.
+        """
+        for tap in indices:
+            if tap not in self:
+                self._refuse(tap)
+        permuted = dict(self)
+        for tap in indices:
+            try:
+                permuted[tap] = self[tap].permuted_b(indices[tap])
+            except RepairKernelsError as error:
+                raise type(error)(f"at tap {tap!r}: {error}") from error
+        return PairedStats(permuted, n_images=self.n_images)
+
+    def to(self, device: torch.device | str) -> PairedStats:
+        """Return the same statistics on another device."""
+        moved = {tap: moments.to(device) for tap, moments in self.items()}
+        return PairedStats(moved, n_images=self.n_images)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a statistics file, at once or not at all: a reader never sees half of it.
+
+        Raises:
+            CheckpointError: the file cannot be written there
+        """
+        target = Path(os.path.realpath(path))
+        tensors = {}
+        for tap, moments in self.items():
+            for name in (*VECTORS, "cross"):
+                value = getattr(moments, name)
+                if value is not None:
+                    tensors[f"{tap}/{name}"] = value.detach().cpu().contiguous().numpy()
+        taps = {tap: moments.n_samples for tap, moments in self.items()}
+        content = {"version": VERSION, "n_images": self.n_images, "taps": taps}
+        temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
+        try:
+            temporary.write_bytes(save(tensors, metadata={FORMAT: json.dumps(content)}))
+            os.replace(temporary, target)
+        except OSError as error:
+            raise CheckpointError(f"cannot write statistics to {str(path)!r}: {error}") from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PairedStats:
+        """Read a statistics file; nothing of it is executed, and all of it is checked.
+
+        Raises:
+            CheckpointError: the file is missing, broken, or holds no statistics
+        """
+        if not Path(path).is_file():
+            raise CheckpointError(
+                f"expected a statistics file at {str(path)!r}, but none is there."
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{str(path)!r} is no whole safetensors file: {error}. Statistics files are "
+                "written by `PairedStats.save`."
+            ) from error
+        try:
+            return _parsed(metadata, tensors)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{str(path)!r} holds no valid statistics: {error}") from error
+
+    def _refuse(self, tap: object) -> NoReturn:
+        close = difflib.get_close_matches(str(tap), self._moments, n=3, cutoff=0.4)
+        hint = (
+            f"the closest are {', '.join(map(repr, close))}" if close else f"there are {len(self)}"
+        )
+        raise UnknownTapError(f"no tap {tap!r} in these statistics; {hint}. See `list(stats)`.")
+
+
+def _parsed(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> PairedStats:
+    if FORMAT not in metadata:
+        raise CheckpointError(
+            f"it has no {FORMAT!r} in its metadata. A checkpoint of weights is not a statistics "
+            "file; make one with `compute_stats(...).save(path)`."
+        )
+    content = json.loads(metadata[FORMAT])
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise CheckpointError(
+            f"expected format version {VERSION}, got {version!r}. Read it with the release of "
+            "this package that wrote it."
+        )
+    taps = content.get("taps")
+    if not isinstance(taps, dict):
+        raise CheckpointError(f"expected taps with their sample counts, got {taps!r}.")
+    moments = {}
+    for tap, n_samples in taps.items():
+        if not isinstance(n_samples, int) or not 0 <= n_samples <= MAX_SAMPLES:
+            raise CheckpointError(f"tap {tap!r} has {n_samples!r} for its number of samples.")
+        vectors = [_popped(tensors, tap, name) for name in VECTORS]
+        cross = _popped(tensors, tap, "cross") if f"{tap}/cross" in tensors else None
+        moments[tap] = PairedMoments(n_samples, *vectors, cross=cross)
+    if tensors:
+        raise CheckpointError(f"it holds the tensor {next(iter(tensors))!r}, which is of no tap.")
+    n_images: Any = content.get("n_images")
+    return PairedStats(moments, n_images=n_images)
+
+
+def _popped(tensors: dict[str, Tensor], tap: str, name: str) -> Tensor:
+    value = tensors.pop(f"{tap}/{name}", None)
+    if value is None:
+        raise CheckpointError(f"`{name}` of tap {tap!r} is missing.")
+    if not value.isfinite().all() or (name.startswith("m2") and (value < 0).any()):
+        allowed = "finite and not negative" if name.startswith("m2") else "finite"
+        raise CheckpointError(f"`{name}` of tap {tap!r} must be {allowed}, and is not.")
+    return value
+
+
+class _Layout(NamedTuple):
+    """What every rank must know of a tap of another one: its shape, and how much it weighs."""
+
+    n_samples: int
+    c_a: int
+    c_b: int
+    has_cross: bool
+
+    @property
+    def shape(self) -> tuple[int, int, bool]:
+        return self[1:]
+
+
+def all_reduce(stats: PairedStats, group: dist.ProcessGroup | None = None) -> PairedStats:
+    """Merge the statistics of all processes of a torch.distributed group, the same bits on each.
+
+    Every rank calls it once, with what it has seen; shards may be uneven, and a rank that saw
+    nothing gives `PairedStats({}, n_images=0)`. Tap by tap, in float64:
+
+        mean = Σ_r mean_r n_r / n        m2 = Σ_r m2_r + n_r (mean_r - mean)²
+
+    and `cross` likewise. The first rank of the group adds up and broadcasts. Tensors travel on the
+    current CUDA device with NCCL, through the CPU with any other backend, and the result is where
+    this rank's statistics were.
+
+    Raises:
+        ArgumentError: there is no such group, or this process is not in it
+        ArchitectureMismatchError: ranks differ in taps or channels; raised on every rank
+    """
+    if group is None and dist.is_available() and dist.is_initialized():
+        group = dist.group.WORLD
+    if group is None:
+        raise ArgumentError(
+            "`all_reduce` needs a torch.distributed process group, and none was initialised. "
+            "Call `torch.distributed.init_process_group` first, and start with torchrun."
+        )
+    rank = dist.get_rank(group)
+    if rank < 0:
+        raise ArgumentError("this process is not in `group`. Call it on the group's ranks only.")
+    mine = {
+        tap: _Layout(m.n_samples, m.mean_a.numel(), m.mean_b.numel(), m.cross is not None)
+        for tap, m in stats.items()
+    }
+    everyone: list = [None] * dist.get_world_size(group)
+    dist.all_gather_object(everyone, (stats.n_images, mine), group=group)
+    layouts = [layout for _, layout in everyone if layout]
+    if not layouts:
+        return PairedStats({}, n_images=sum(n_images for n_images, _ in everyone))
+    for tap in {tap: None for layout in layouts for tap in layout}:
+        found = {layout[tap].shape if tap in layout else None for layout in layouts}
+        if len(found) > 1:
+            raise ArchitectureMismatchError(
+                f"all ranks must record the same taps with the same channels and `cross`, but at "
+                f"tap {tap!r} they have {sorted(map(str, found))} (c_a, c_b, cross). "
+                "Start every rank with the same networks and options."
+            )
+    travel = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+    home = next((m.mean_a.device for m in stats.values()), torch.device(travel))
+    reduced = {}
+    for tap, layout in layouts[0].items():
+        counts = [theirs[tap].n_samples if tap in theirs else 0 for _, theirs in everyone]
+        moments = stats[tap] if tap in stats else _empty(layout)
+        reduced[tap] = _reduced(moments.to(travel), rank, counts, group).to(home)
+    return PairedStats(reduced, n_images=sum(n_images for n_images, _ in everyone))
+
+
+def _empty(layout: _Layout) -> PairedMoments:
+    return PairedMoments.empty(layout.c_a, layout.c_b, cross=layout.has_cross)
+
+
+def _reduced(
+    moments: PairedMoments, rank: int, counts: list[int], group: dist.ProcessGroup
+) -> PairedMoments:
+    mine, total = counts[rank], sum(counts)
+    if total == 0:
+        return moments
+    c_a, c_b = moments.mean_a.numel(), moments.mean_b.numel()
+    own_mean = torch.cat([moments.mean_a, moments.mean_b])
+    mean = _summed(own_mean * (mine / total), group)
+    delta = own_mean - mean
+    m2 = _summed(torch.cat([moments.m2_a, moments.m2_b]) + mine * delta.square(), group)
+    cross = None
+    if moments.cross is not None:
+        own_cross = torch.addr(moments.cross, delta[:c_a], delta[c_a:], alpha=mine)
+        cross = _summed(own_cross, group)
+    mean_a, mean_b = mean.split([c_a, c_b])
+    m2_a, m2_b = m2.split([c_a, c_b])
+    return PairedMoments(total, mean_a, m2_a, mean_b, m2_b, cross)
+
+
+def _summed(values: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Add up over the group, in place of `values`; one rank decides, so that all have its bits."""
+    first = dist.get_global_rank(group, 0)
+    dist.reduce(values, dst=first, group=group)
+    dist.broadcast(values, src=first, group=group)
+    return values
