@@ -11,10 +11,8 @@ import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -22,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
+from repair_kernels.atomic import atomic_path
 from repair_kernels.errors import (
     ArchitectureMismatchError,
     ArgumentError,
@@ -168,7 +167,6 @@ class PairedStats(Mapping[str, PairedMoments]):
         Raises:
             CheckpointError: the file cannot be written there
         """
-        target = Path(os.path.realpath(path))
         tensors = {}
         for tap, moments in self.items():
             for name in (*VECTORS, "cross"):
@@ -177,15 +175,11 @@ class PairedStats(Mapping[str, PairedMoments]):
                     tensors[f"{tap}/{name}"] = value.detach().cpu().contiguous().numpy()
         taps = {tap: moments.n_samples for tap, moments in self.items()}
         content = {"version": VERSION, "n_images": self.n_images, "taps": taps}
-        temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
         try:
-            temporary.write_bytes(save(tensors, metadata={FORMAT: json.dumps(content)}))
-            os.replace(temporary, target)
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(save(tensors, metadata={FORMAT: json.dumps(content)}))
         except OSError as error:
             raise CheckpointError(f"cannot write statistics to {str(path)!r}: {error}") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PairedStats:
