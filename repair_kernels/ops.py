@@ -28,8 +28,8 @@ def channel_moments(x: Tensor, *, channel_dim: int = 1, backend: str | None = No
         mean[i] = Σ_n x[n, i] / n          m2[i] = Σ_n (x[n, i] − mean[i])²
 
     Args:
-        x: activations of any shape and strides; all dimensions but one are positions. float32,
-            float16 or bfloat16; float64 with PyTorch only.
+        x: activations of any shape and strides, float32, float16, bfloat16 or float64; all
+            dimensions but one are positions.
         channel_dim: the dimension that counts channels (1 for images, -1 for rows and tokens).
         backend: None, "triton" or "torch"; see the module.
 
@@ -47,9 +47,7 @@ def channel_moments(x: Tensor, *, channel_dim: int = 1, backend: str | None = No
         ([2.0, 5.0], [2.0, 0.0])
     """
     _check_activation("x", x, channel_dim)
-    chosen = _backend(x, backend=backend)
-    _check_moment_dtype("x", x, chosen)
-    return chosen.channel_moments(x, channel_dim=channel_dim)
+    return _backend(x, backend=backend).channel_moments(x, channel_dim=channel_dim)
 
 
 def paired_moments(
@@ -100,7 +98,6 @@ def paired_moments(
     if precision not in PRECISIONS:
         raise ArgumentError(f"`precision` must be {_names(PRECISIONS)}, got {precision!r}")
     chosen = _backend(a, b, backend=backend)
-    _check_moment_dtype("a", a, chosen)
     return chosen.paired_moments(a, b, channel_dim=channel_dim, cross=cross, precision=precision)
 
 
@@ -203,14 +200,6 @@ def _check_activation(name: str, x: Tensor, channel_dim: int) -> None:
     if not -x.dim() <= channel_dim < x.dim():
         raise ArgumentError(
             f"`channel_dim` must be a dimension of `{name}`, got {channel_dim} for {_shape(x)}"
-        )
-
-
-def _check_moment_dtype(name: str, x: Tensor, chosen: ModuleType) -> None:
-    if x.dtype == torch.float64 and chosen is not reference:
-        raise ArgumentError(
-            f"the Triton kernels take float32, float16 and bfloat16, but `{name}` is float64; "
-            'convert it, or pass backend="torch"'
         )
 
 

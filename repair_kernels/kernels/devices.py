@@ -1,0 +1,59 @@
+"""What a launch configuration must know of a device; plain Python, so that no GPU is needed."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+
+@dataclass(frozen=True)
+class Device:
+    """One kind of processor that Triton can aim at."""
+
+    arch: str  # "sm_90", "gfx942", or "cpu" for the interpreter
+    processors: int  # streaming multiprocessors or compute units
+    shared_bytes: int  # the largest block of shared memory that one program can have
+
+    @property
+    def is_hip(self) -> bool:
+        """Whether the compiler's target is ROCm."""
+        return self.arch.startswith("gfx")
+
+    @property
+    def is_interpreted(self) -> bool:
+        """Whether kernels run in Triton's interpreter."""
+        return self.arch == "cpu"
+
+
+# From the vendors' data sheets; the chips that `bench/compile_kernels.py` compiles for.
+KNOWN = {
+    device.arch: device
+    for device in (
+        Device("sm_80", processors=108, shared_bytes=163 * 1024),
+        Device("sm_90", processors=132, shared_bytes=227 * 1024),
+        Device("sm_100", processors=148, shared_bytes=227 * 1024),
+        Device("gfx942", processors=304, shared_bytes=64 * 1024),
+    )
+}
+# Few processors: the interpreter runs programs one after the other.
+INTERPRETER = Device("cpu", processors=2, shared_bytes=1 << 30)
+
+
+def device_of(device: torch.device) -> Device:
+    """Describe the device of a tensor."""
+    if device.type != "cuda":
+        return INTERPRETER
+    return _gpu(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@lru_cache
+def _gpu(index: int) -> Device:
+    seen = torch.cuda.get_device_properties(index)
+    if torch.version.hip:
+        arch = seen.gcnArchName.split(":")[0]
+    else:
+        arch = f"sm_{seen.major}{seen.minor}"
+    known = KNOWN.get(arch)
+    # Of an unknown chip: what every supported GPU has.
+    shared = known.shared_bytes if known else 64 * 1024
+    return Device(arch, seen.multi_processor_count, shared)
