@@ -1,0 +1,130 @@
+"""Statistics of several processes: real ones, which meet over Gloo and share nothing else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from repair_kernels.errors import RepairKernelsError
+from repair_kernels.moments import PairedMoments
+from repair_kernels.paired_stats import PairedStats, all_reduce
+
+WORLD = 3
+N = 60
+# Per case and group size, where one rank's share of the images ends and the next one's starts.
+SHARES = {
+    "uneven": {1: [0, N], 2: [0, 7, N], 3: [0, 1, 13, N]},
+    "first is empty": {1: [0, N], 2: [0, 0, N], 3: [0, 0, 20, N]},
+    "all are empty": {1: [0, 0], 2: [0, 0, 0], 3: [0, 0, 0, 0]},
+}
+
+
+def stats_of(start: int, stop: int) -> PairedStats:
+    """Statistics of some images of one data set, at a tap with cross and at one without."""
+    if start == stop:
+        return PairedStats({}, n_images=0)
+    generator = torch.Generator().manual_seed(0)
+    x = 1e3 + torch.randn(N, 7, generator=generator, dtype=torch.float64)
+    x = x[start:stop] + torch.arange(start, stop)[:, None] / N
+    mean, d = x.mean(0), x - x.mean(0)
+    m2, cross = (d * d).sum(0), d[:, :3].T @ d[:, 3:]
+    a, b = (mean[:3], m2[:3]), (mean[3:], m2[3:])
+    n = stop - start
+    taps = {"conv": PairedMoments(n, *a, *b, cross), "fc": PairedMoments(n, *b, *a)}
+    return PairedStats(taps, n_images=n)
+
+
+def no_samples(tap: str, c_b: int) -> PairedStats:
+    return PairedStats({tap: PairedMoments.empty(2, c_b)}, n_images=0)
+
+
+def work(rank: int, folder: Path) -> None:
+    """Be one rank: reduce every case over each group, and write down what came of it."""
+    torch.set_num_threads(1)
+    meeting = f"file://{folder / 'meeting'}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD)
+    for size in (1, 2, 3):
+        members = list(range(WORLD - size, WORLD))
+        group = dist.new_group(members)
+        if rank not in members:
+            write(folder, f"outside {size}", rank, stats_of(0, 5), group)
+            continue
+        place = members.index(rank)
+        for case, shares in SHARES.items():
+            mine = stats_of(*shares[size][place : place + 2])
+            mine.save(folder / f"before {rank}")
+            all_reduce(mine, group).save(folder / f"{case} {size} {rank}")
+            mine.save(folder / f"after {rank}")
+            assert (folder / f"before {rank}").read_bytes() == (
+                folder / f"after {rank}"
+            ).read_bytes()
+    write(folder, "taps", rank, no_samples("conv" if rank else "stem", 3), None)
+    write(folder, "widths", rank, no_samples("conv", 3 + rank), None)
+    dist.destroy_process_group()
+
+
+def write(folder: Path, name: str, rank: int, stats: PairedStats, group) -> None:
+    try:
+        said = repr(all_reduce(stats, group))
+    except RepairKernelsError as error:
+        said = f"{type(error).__name__}: {error}"
+    (folder / f"{name} {rank}").write_text(said)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the ranks once; a server that has imported the package starts them without delay."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.get_context("forkserver").set_forkserver_preload(["repair_kernels.paired_stats"])
+    mp.start_processes(work, (folder,), nprocs=WORLD, start_method="forkserver")
+    return folder
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("case", SHARES)
+def test_every_rank_has_the_same_bits(folder: Path, case: str, size: int) -> None:
+    files = list(folder.glob(f"{case} {size} *"))
+    assert len(files) == size
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("case", ["uneven", "first is empty"])
+def test_the_result_is_that_of_one_process(folder: Path, case: str, size: int) -> None:
+    reduced, alone = PairedStats.load(folder / f"{case} {size} {WORLD - 1}"), stats_of(0, N)
+    assert list(reduced) == list(alone)
+    assert reduced.n_images == N
+    assert reduced["fc"].cross is None
+    for tap in alone:
+        assert reduced[tap].n_samples == N
+        for name in ("mean_a", "m2_a", "mean_b", "m2_b"):
+            ours, theirs = getattr(reduced[tap], name), getattr(alone[tap], name)
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
+    torch.testing.assert_close(reduced["conv"].corr, alone["conv"].corr, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_ranks_that_saw_nothing_have_nothing(folder: Path, size: int) -> None:
+    reduced = PairedStats.load(folder / f"all are empty {size} {WORLD - 1}")
+    assert (len(reduced), reduced.n_images) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("taps", "ArchitectureMismatchError: all ranks must record the same taps"),
+        ("widths", "at tap 'conv' they have ['(2, 3, True)', '(2, 4, True)', '(2, 5, True)']"),
+    ],
+)
+def test_ranks_that_differ_all_raise_the_same_error(folder: Path, name: str, words: str) -> None:
+    told = {(folder / f"{name} {rank}").read_text() for rank in range(WORLD)}
+    assert len(told) == 1
+    assert words in told.pop()
+
+
+@pytest.mark.parametrize(("size", "rank"), [(1, 0), (1, 1), (2, 0)])
+def test_a_process_outside_the_group_is_told_so(folder: Path, size: int, rank: int) -> None:
+    said = (folder / f"outside {size} {rank}").read_text()
+    assert "ArgumentError: this process is not in `group`" in said
