@@ -143,4 +143,4 @@ def read_idx(path: Path) -> np.ndarray:
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
     if values.size != int(np.prod(shape)):
         raise ValueError(f"{path} should hold {shape} bytes, but holds {values.size}")
-    return values.reshape(shape)
+    return values.reshape(shape).copy()

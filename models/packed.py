@@ -58,7 +58,7 @@ def _part_paths(root: Path, name: str) -> list[Path]:
 def _cached_part(path: Path) -> np.ndarray:
     """Return one decoded part, from the cache if it is there, and put it there if not."""
     stamp = path.stat()
-    cached = cache_folder() / f"{path.name.split('.')[0]}-{stamp.st_size}-{int(stamp.st_mtime)}.npy"
+    cached = cache_folder() / f"{path.name.split('.')[0]}-{stamp.st_size}-{stamp.st_mtime_ns}.npy"
     if cached.is_file():
         return np.load(cached, allow_pickle=False)
     if path.name.endswith(".npy.xz"):
