@@ -1,7 +1,8 @@
 """The package's exceptions: one base, and under it one class per kind of failure.
 
-Each also derives from the fitting builtin, so that code which knows nothing of this package can catch `ValueError` or
-`RuntimeError` as usual. A message says what was expected, what came, and what to do.
+Each also derives from the fitting builtin, so that code which knows nothing of this package can
+catch `ValueError` or `RuntimeError` as usual. A message says what was expected, what came, and what
+to do.
 """
 
 
@@ -10,7 +11,7 @@ class RepairKernelsError(Exception):
 
 
 class ArgumentError(RepairKernelsError, ValueError):
-    """An argument has a value that is not allowed: an unknown tap, variant, precision or backend, an alpha outside [0, 1]."""
+    """An argument has a value that is not allowed: an unknown tap or variant, an alpha below 0."""
 
 
 class ArchitectureMismatchError(RepairKernelsError, ValueError):
@@ -26,7 +27,7 @@ class NonFiniteActivationError(RepairKernelsError, ValueError):
 
 
 class CalibrationDataError(RepairKernelsError, ValueError):
-    """The data cannot serve: no batches, too few samples, a wrong shape, or an iterator that is already spent."""
+    """The data cannot serve: no batches, too few samples, a wrong shape, a spent iterator."""
 
 
 class CheckpointError(RepairKernelsError, ValueError):
@@ -35,3 +36,7 @@ class CheckpointError(RepairKernelsError, ValueError):
 
 class GraphCaptureError(RepairKernelsError, RuntimeError):
     """`torch.export` could not capture the model."""
+
+
+class FunctionChangedError(RepairKernelsError, RuntimeError):
+    """A permuted network computes something else: a derived permutation group is wrong."""

@@ -1,0 +1,45 @@
+"""Merge networks of one architecture in weight space: match, permute, interpolate, and REPAIR.
+
+The names below stand in the order of the work. Letters for dimensions, here and in all docstrings:
+`n` samples (images x positions), `c` channels (`c_a` and `c_b` of the two networks), `h w` space,
+`k` taps.
+"""
+
+from repair_kernels import errors
+
+from repair_kernels.statistics import compute_stats  # isort: skip
+from repair_kernels.affine import ChannelAffine
+from repair_kernels.calibration import calibrate
+from repair_kernels.evaluation import Path
+from repair_kernels.graph import NetworkGraph, trace
+from repair_kernels.interpolation import interpolate
+from repair_kernels.matching import match
+from repair_kernels.moments import ChannelMoments, PairedMoments
+from repair_kernels.paired_stats import PairedStats
+from repair_kernels.permutation import Permutation, permute
+from repair_kernels.pipeline import RepairReport, RepairResult, repair, sweep
+from repair_kernels.symmetry import PermutationGroup
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "compute_stats",
+    "PairedStats",
+    "PairedMoments",
+    "ChannelMoments",
+    "trace",
+    "NetworkGraph",
+    "PermutationGroup",
+    "match",
+    "Permutation",
+    "permute",
+    "interpolate",
+    "calibrate",
+    "ChannelAffine",
+    "repair",
+    "RepairResult",
+    "RepairReport",
+    "sweep",
+    "Path",
+    "errors",
+]

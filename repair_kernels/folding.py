@@ -1,0 +1,192 @@
+"""Put corrections into the weights, and attach as layers those that no weight can hold.
+
+A correction `y = s x + t` of a tap is absorbed
+
+- by the BatchNorm that alone reads the tap: into its running statistics, `mean' = (mean - t) / s`
+  and
+  `var' + eps = (var + eps) / s^2` (into its weight instead where that variance would be negative);
+- else by the layer that made the tap: `W' = s W`, `b' = s b + t` (a layer without bias absorbs a
+  pure scaling only);
+- else by the norm that made the tap: `weight' = s weight`, `bias' = s bias + t`.
+
+What remains, such as the sum of a residual block, becomes a `ChannelAffine` at the module whose
+output the tap is. A tap inside
+a module's forward can only be reached in the graph: then the network is returned as a
+`GraphNetwork`.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from repair_kernels.affine import ChannelAffine
+from repair_kernels.execution import execute
+from repair_kernels.graph import NetworkGraph, State, state_of
+from repair_kernels.rules import argument, packet
+from repair_kernels.taps import LAYERS, NORMS, Tap
+
+aten = torch.ops.aten
+TRANSPOSED = {aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d}
+
+
+def fold(
+    graph: NetworkGraph, state: State, affines: Mapping[str, ChannelAffine]
+) -> tuple[State, dict[str, ChannelAffine]]:
+    """Absorb corrections into a weight set.
+
+    Args:     affines: by tap
+    Returns:  the new weight set, and the corrections that nothing could absorb
+    """
+    folded = dict(state)
+    explicit = {}
+    nodes = {node.name: node for node in graph.nodes}
+    for name, affine in affines.items():
+        node = nodes[graph.tap(name).node]
+        scale, shift = affine.scale.double(), affine.shift.double()
+        absorbed = (
+            _into_following_norm(graph, folded, node, scale, shift)
+            or _into_layer(graph, folded, node, scale, shift)
+            or _into_norm(graph, folded, node, scale, shift)
+        )
+        if not absorbed:
+            explicit[name] = affine
+    return folded, explicit
+
+
+def attach(
+    model: nn.Module, graph: NetworkGraph, explicit: Mapping[str, ChannelAffine]
+) -> nn.Module:
+    """Return the model with explicit corrections as layers, each in the dtype of the model.
+
+    Where every tap is a module's output the model itself is changed (hand in a copy): the layer
+    becomes that module's
+    `channel_affine` and acts on its output. Otherwise a `GraphNetwork` is returned.
+    """
+    if not explicit:
+        return model
+    reference = next(t for t in state_of(model).values() if t.is_floating_point())
+    layers = {
+        name: ChannelAffine(a.scale, a.shift, a.channel_dim).to(reference)
+        for name, a in explicit.items()
+    }
+    if any(graph.tap(name).module is None for name in layers):
+        return GraphNetwork(graph, state_of(model), layers)
+    for name, layer in layers.items():
+        module = model.get_submodule(graph.tap(name).module or "")
+        module.register_module("channel_affine", layer)
+        module.register_forward_hook(_apply_channel_affine)
+    return model
+
+
+def _apply_channel_affine(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    return module.get_submodule("channel_affine")(output)
+
+
+class GraphNetwork(nn.Module):
+    """A network that runs its captured graph, with corrections at taps that are no module's output.
+
+    The parameters keep their names. It computes in evaluation mode only: `train()` changes nothing.
+
+    Args:     graph: the captured graph
+              state: its weight set, copied
+              affines: corrections by tap; `channel_affines` holds them, with dots in names written
+                as underscores
+    """
+
+    def __init__(self, graph: NetworkGraph, state: State, affines: Mapping[str, ChannelAffine]):
+        super().__init__()
+        self.graph = graph
+        self.channel_affines = nn.ModuleDict(
+            {name.replace(".", "_"): layer for name, layer in affines.items()}
+        )
+        self._taps = tuple(affines)
+        self._names = tuple(state)
+        for name, tensor in state.items():
+            *path, leaf = name.split(".")
+            owner: nn.Module = self
+            for part in path:
+                if part not in owner._modules:
+                    owner.register_module(part, nn.Module())
+                owner = owner.get_submodule(part)
+            if tensor.is_floating_point():
+                owner.register_parameter(leaf, nn.Parameter(tensor.clone(), requires_grad=False))
+            else:
+                owner.register_buffer(leaf, tensor.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's output."""
+        held = state_of(self)
+        return execute(
+            self.graph, [{name: held[name] for name in self._names}], x, self._correct, self._taps
+        )[0]
+
+    def _correct(self, tap: Tap, values: list[Tensor]) -> list[Tensor]:
+        return [self.channel_affines[tap.name.replace(".", "_")](value) for value in values]
+
+
+def _into_following_norm(
+    graph: NetworkGraph, state: State, node: Node, scale: Tensor, shift: Tensor
+) -> bool:
+    users = graph.users(node)
+    if len(users) != 1 or packet(users[0]) is not aten.batch_norm or bool((scale <= 0).any()):
+        return False
+    norm = users[0]
+    weight, mean, var = (graph.owned(argument(norm, position)) for position in (1, 3, 4))
+    if mean is None or var is None:
+        return False
+    eps = argument(norm, 7)
+    new_var = (state[var].double() + eps) / scale.square() - eps
+    in_weight = new_var < 0
+    if bool(in_weight.any()):
+        if weight is None:
+            return False
+        _put(
+            graph,
+            state,
+            weight,
+            torch.where(in_weight, state[weight].double() * scale, state[weight].double()),
+        )
+    _put(graph, state, mean, (state[mean].double() - shift) / scale)
+    _put(graph, state, var, torch.where(in_weight, state[var].double(), new_var))
+    return True
+
+
+def _into_layer(
+    graph: NetworkGraph, state: State, node: Node, scale: Tensor, shift: Tensor
+) -> bool:
+    if packet(node) not in LAYERS:
+        return False
+    weight, bias = graph.owned(argument(node, 1)), graph.owned(argument(node, 2))
+    out_axis = 1 if packet(node) in TRANSPOSED else 0
+    grouped = packet(node) in TRANSPOSED and argument(node, 6) not in (None, 1)
+    if (
+        weight is None
+        or grouped
+        or (bias is None and (argument(node, 2) is not None or bool(shift.any())))
+    ):
+        return False
+    shape = [1] * state[weight].dim()
+    shape[out_axis] = -1
+    _put(graph, state, weight, state[weight].double() * scale.view(shape))
+    if bias is not None:
+        _put(graph, state, bias, state[bias].double() * scale + shift)
+    return True
+
+
+def _into_norm(graph: NetworkGraph, state: State, node: Node, scale: Tensor, shift: Tensor) -> bool:
+    if packet(node) not in NORMS:
+        return False
+    first = 1 if packet(node) in (aten.batch_norm, aten.instance_norm) else 2
+    weight, bias = (graph.owned(argument(node, position)) for position in (first, first + 1))
+    if weight is None or bias is None or state[weight].shape != scale.shape:
+        return False
+    _put(graph, state, weight, state[weight].double() * scale)
+    _put(graph, state, bias, state[bias].double() * scale + shift)
+    return True
+
+
+def _put(graph: NetworkGraph, state: State, name: str, value: Tensor) -> None:
+    for alias in graph.aliases[name]:
+        state[alias] = value.to(state[alias])

@@ -1,0 +1,176 @@
+"""Permutations of channels: a network in another order computes the same function."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
+from repair_kernels.graph import State, state_of
+from repair_kernels.symmetry import PermutationGroup
+
+
+@dataclass(frozen=True, eq=False)
+class Permutation:
+    """A bijection of channels: channel i of the result is channel `indices[i]` of the input.
+
+    Args:     indices: every number from 0 to n-1 exactly once
+    Raises:   ArgumentError: when `indices` is no bijection.
+    Example:  >>> p = Permutation([2, 0, 1])
+              >>> p.inverse().indices.tolist(), p.compose(p.inverse()) == Permutation.identity(3)
+              ([1, 2, 0], True)
+    """
+
+    indices: Tensor
+
+    def __init__(self, indices: Tensor | np.ndarray | Sequence[int]):
+        values = torch.as_tensor(np.asarray(indices)).detach().cpu()
+        whole = values.dim() == 1 and (
+            values.numel() == 0 or not (values.is_floating_point() or values.dtype == torch.bool)
+        )
+        if not whole or not torch.equal(values.long().sort().values, torch.arange(len(values))):
+            raise ArgumentError(
+                "`indices` must hold every number from 0 to n-1 exactly once; "
+                f"got {values.tolist() if values.numel() < 12 else values}; pass a "
+                "one-dimensional list of integers"
+            )
+        object.__setattr__(self, "indices", values.long().clone())
+
+    @classmethod
+    def identity(cls, n: int) -> "Permutation":
+        """Return the permutation of n channels that leaves all in place."""
+        return cls(torch.arange(n))
+
+    @classmethod
+    def random(cls, n: int, generator: torch.Generator | None = None) -> "Permutation":
+        """Return a uniformly random permutation of n channels."""
+        return cls(torch.randperm(n, generator=generator))
+
+    def inverse(self) -> "Permutation":
+        """Return the permutation that undoes this one."""
+        return Permutation(torch.argsort(self.indices))
+
+    def compose(self, other: "Permutation") -> "Permutation":
+        """Return the permutation that first applies `other`, then this one.
+
+        x[compose.indices] = (x[other.indices])[self.indices]
+        """
+        if len(self) != len(other):
+            raise ArgumentError(
+                f"permutations of one size compose; got {len(self)} and {len(other)} channels"
+            )
+        return Permutation(other.indices[self.indices])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Permutation) and torch.equal(self.indices, other.indices)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.indices.tolist()))
+
+
+def permute(
+    model: nn.Module,
+    groups: Mapping[str, PermutationGroup],
+    permutations: Mapping[str, Permutation],
+) -> nn.Module:
+    """Return a copy of a model with its channels in another order; it computes the same function.
+
+    Args:     groups: permutation groups of the model's architecture, `trace(...).groups`
+              permutations: by group name; a group without an entry stays as it is
+    Raises:   ArgumentError: an unknown group, or a permutation of another size
+    """
+    state = permute_state(state_of(model), groups, permutations)
+    return with_state(model, state)
+
+
+def permute_state(
+    state: State, groups: Mapping[str, PermutationGroup], permutations: Mapping[str, Permutation]
+) -> State:
+    """Return a weight set with its channels in another order; untouched tensors are shared."""
+    permuted = dict(state)
+    for (name, axis), index in axis_indices(groups, permutations, state).items():
+        permuted[name] = permuted[name].index_select(axis, index.to(permuted[name].device))
+    return permuted
+
+
+def axis_indices(
+    groups: Mapping[str, PermutationGroup],
+    permutations: Mapping[str, Permutation],
+    state: Mapping[str, Tensor],
+) -> dict[tuple[str, int], Tensor]:
+    """Return per moving axis of a parameter where each position takes its values from."""
+    check_permutations(groups, permutations)
+    found: dict[tuple[str, int], Tensor] = {}
+    for name, permutation in permutations.items():
+        for part in groups[name].slices:
+            if part.parameter not in state or state[part.parameter].dim() <= part.axis:
+                raise ArchitectureMismatchError(
+                    f"the groups must be those of this architecture; group {name!r} moves axis "
+                    f"{part.axis} of "
+                    f"{part.parameter!r}, which the network lacks; trace the network that is "
+                    "permuted"
+                )
+            size = state[part.parameter].shape[part.axis]
+            index = found.setdefault((part.parameter, part.axis), torch.arange(size))
+            gather(index, part.positions, permutation)
+    return found
+
+
+def tap_indices(
+    groups: Mapping[str, PermutationGroup],
+    permutations: Mapping[str, Permutation],
+    widths: Mapping[str, int],
+) -> dict[str, Tensor]:
+    """Return per tap of `widths` (channels by name) where each channel takes its values from."""
+    check_permutations(groups, permutations)
+    found = {tap: torch.arange(width) for tap, width in widths.items()}
+    for name, permutation in permutations.items():
+        for tap, positions in groups[name].taps.items():
+            if tap in found:
+                gather(found[tap], positions, permutation)
+    return found
+
+
+def gather(index: Tensor, positions: Tensor, permutation: Permutation) -> None:
+    """Let a group's positions in `index` take the permuted members' values, in place."""
+    index[positions.reshape(-1)] = positions[permutation.indices].reshape(-1)
+
+
+def check_permutations(
+    groups: Mapping[str, PermutationGroup], permutations: Mapping[str, Permutation]
+) -> None:
+    """Check that each permutation has a group, and its size.
+
+    Raises:   ArgumentError: naming the group.
+    """
+    for name, permutation in permutations.items():
+        if name not in groups:
+            raise ArgumentError(
+                f"`permutations` must name groups of the network; {name!r} is none; the groups "
+                f"are {', '.join(groups) or 'none'}"
+            )
+        if not isinstance(permutation, Permutation) or len(permutation) != groups[name].size:
+            came = (
+                f"{len(permutation)} channels"
+                if isinstance(permutation, Permutation)
+                else type(permutation).__name__
+            )
+            raise ArgumentError(
+                f"the permutation of group {name!r} must be a `Permutation` of "
+                f"{groups[name].size} channels; got {came}"
+            )
+
+
+def with_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a model with these weights; class, modes, devices and dtypes are its own."""
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, tensor in state_of(copied).items():
+            tensor.copy_(state[name])
+    return copied

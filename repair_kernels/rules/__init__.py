@@ -1,0 +1,35 @@
+"""What each ATen operator does to channel axes: one small function per kind of operator.
+
+`tracker.py` says how a rule is written; importing this package registers all of them.
+"""
+
+from repair_kernels.rules import elementwise, layers, reshapes, segments, spatial
+from repair_kernels.rules.elementwise import ACTIVATIONS, IDENTITIES
+from repair_kernels.rules.tracker import (
+    RULES,
+    Axes,
+    Tracker,
+    argument,
+    packet,
+    rule,
+    rule_for,
+    shape,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "IDENTITIES",
+    "RULES",
+    "Axes",
+    "Tracker",
+    "argument",
+    "elementwise",
+    "layers",
+    "packet",
+    "reshapes",
+    "rule",
+    "rule_for",
+    "segments",
+    "shape",
+    "spatial",
+]

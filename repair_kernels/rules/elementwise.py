@@ -1,0 +1,192 @@
+"""Rules of elementwise operators, of one tensor and of several that are broadcast."""
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from repair_kernels.rules.tracker import Axes, Tracker, argument, rule, same_size, shape, tie_all
+
+aten = torch.ops.aten
+
+UNARY = [
+    "relu",
+    "relu_",
+    "gelu",
+    "gelu_",
+    "silu",
+    "silu_",
+    "sigmoid",
+    "sigmoid_",
+    "tanh",
+    "tanh_",
+    "hardtanh",
+    "hardtanh_",
+    "hardswish",
+    "hardswish_",
+    "hardsigmoid",
+    "hardsigmoid_",
+    "elu",
+    "elu_",
+    "leaky_relu",
+    "leaky_relu_",
+    "relu6",
+    "relu6_",
+    "selu",
+    "selu_",
+    "celu",
+    "celu_",
+    "softplus",
+    "mish",
+    "mish_",
+    "logit",
+    "hardshrink",
+    "softshrink",
+    "threshold",
+    "threshold_",
+    "log_sigmoid",
+    "dropout",
+    "dropout_",
+    "alpha_dropout",
+    "feature_dropout",
+    "feature_alpha_dropout",
+    "clone",
+    "contiguous",
+    "detach",
+    "detach_",
+    "alias",
+    "lift_fresh_copy",
+    "to",
+    "_to_copy",
+    "type_as",
+    "neg",
+    "abs",
+    "exp",
+    "exp_",
+    "log",
+    "log1p",
+    "expm1",
+    "sqrt",
+    "rsqrt",
+    "square",
+    "reciprocal",
+    "erf",
+    "sin",
+    "cos",
+    "clamp",
+    "clamp_",
+    "clamp_min",
+    "clamp_max",
+    "round",
+    "floor",
+    "ceil",
+    "sign",
+    "softmax",
+    "log_softmax",
+    "_softmax",
+    "_log_softmax",
+]
+"""Operators that treat elements alike, or (softmax) see the others of an axis as a set."""
+
+BINARY = [
+    "add",
+    "add_",
+    "sub",
+    "sub_",
+    "rsub",
+    "mul",
+    "mul_",
+    "div",
+    "div_",
+    "pow",
+    "pow_",
+    "maximum",
+    "minimum",
+    "where",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "logical_and",
+    "logical_or",
+    "atan2",
+    "lerp",
+    "addcmul",
+    "addcdiv",
+]
+
+IDENTITIES = {
+    getattr(aten, name)
+    for name in [
+        "dropout",
+        "dropout_",
+        "alpha_dropout",
+        "feature_dropout",
+        "feature_alpha_dropout",
+        "clone",
+        "contiguous",
+        "detach",
+        "alias",
+    ]
+}
+"""Operators that hand their input's values on when evaluating."""
+
+ACTIVATIONS = {
+    getattr(aten, name)
+    for name in [
+        "relu",
+        "relu_",
+        "gelu",
+        "gelu_",
+        "silu",
+        "silu_",
+        "sigmoid",
+        "sigmoid_",
+        "tanh",
+        "tanh_",
+        "hardtanh",
+        "hardtanh_",
+        "hardswish",
+        "hardswish_",
+        "hardsigmoid",
+        "hardsigmoid_",
+        "elu",
+        "elu_",
+        "leaky_relu",
+        "leaky_relu_",
+        "relu6",
+        "relu6_",
+        "selu",
+        "selu_",
+        "celu",
+        "celu_",
+        "softplus",
+        "mish",
+        "mish_",
+        "prelu",
+    ]
+}
+"""Activation functions: a group is matched on the output of one, where there is one."""
+
+
+@rule(*(getattr(aten, name) for name in UNARY if hasattr(aten, name)))
+def elementwise(node: Node, track: Tracker) -> Axes:
+    """Hand on the axes of the one tensor that comes in."""
+    return track.axes(argument(node, 0))
+
+
+@rule(*(getattr(aten, name) for name in BINARY if hasattr(aten, name)))
+def broadcast(node: Node, track: Tracker) -> Axes:
+    """Align operands from the last dimension; tie those that are not broadcast along it."""
+    operands = [
+        value for value in node.all_input_nodes if isinstance(value.meta.get("val"), Tensor)
+    ]
+    rank = len(shape(node))
+    result: Axes = [None] * rank
+    for dim in range(1, rank + 1):
+        size = shape(node)[-dim]
+        present = [v for v in operands if len(shape(v)) >= dim and same_size(shape(v)[-dim], size)]
+        if isinstance(size, int) and size > 1 and present:
+            result[-dim] = tie_all(node, track, present, -dim)
+    return result

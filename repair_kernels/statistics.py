@@ -1,0 +1,314 @@
+"""Statistics of two networks at every tap, in one pass over the data.
+
+Both networks run in lockstep on one graph. At a tap the two activations meet the fused op, which
+reads each once and returns
+the moments of this batch; they are merged into float64 totals by Chan's rule and the activations
+are freed.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from repair_kernels import ops
+from repair_kernels.batches import Batches
+from repair_kernels.errors import (
+    ArchitectureMismatchError,
+    ArgumentError,
+    CalibrationDataError,
+    NonFiniteActivationError,
+    NonFiniteWeightError,
+)
+from repair_kernels.execution import as_mapping, execute
+from repair_kernels.graph import (
+    NetworkGraph,
+    State,
+    check_same_architecture,
+    evaluating,
+    state_of,
+    trace,
+)
+from repair_kernels.moments import ChannelMoments, PairedMoments
+from repair_kernels.paired_stats import PairedStats, all_reduce
+from repair_kernels.taps import Tap
+
+
+def compute_stats(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    batches: Iterable[Any],
+    *,
+    taps: Sequence[str] | str | None = None,
+    cross: Sequence[str] | str | None = None,
+    n_samples: int | None = None,
+    device: torch.device | str | None = None,
+    precision: str = "tf32x3",
+    backend: str | None = None,
+    process_group: Any = None,
+    progress: bool = False,
+) -> PairedStats:
+    """Compute both networks' channel moments and cross-correlations in one pass over the data.
+
+        mean, var of every channel of a and b;   corr[i, j] = cov(a_i, b_j) / (std a_i · std b_j)
+
+    Args:     model_a, model_b: two networks of one architecture; left as they are, run in
+              evaluation mode
+              batches: any iterable of input tensors, or of tuples, lists or dicts whose first item
+                is the input
+              taps: names of activations (see `trace(...).taps`) or of modules; "all"; default:
+                the output of every convolution,
+                linear map and residual block, and the taps that matching reads
+              cross: the taps at which the full correlation matrix is kept; "all"; default: the
+                taps that matching reads
+              n_samples: how many images to use at most
+              device: where to run; default: where `model_a` is
+              precision: how a GPU multiplies float32: "tf32x3", "tf32" or "ieee"
+              backend: None (by device), "triton" or "torch"
+              process_group: a torch.distributed group over whose ranks the statistics are merged
+              progress: whether to show a progress bar
+    Returns:  `PairedMoments` by tap name, float64, on the device
+    Raises:   ArchitectureMismatchError, NonFiniteWeightError, NonFiniteActivationError,
+              CalibrationDataError,
+              GraphCaptureError, ArgumentError
+    Source:   REPAIR (Jordan et al., 2023), §2.2 and §4
+    Example:  >>> a, b = nn.Linear(3, 4), nn.Linear(3, 4)
+              >>> stats = compute_stats(a, b, [torch.ones(8, 3)])
+              >>> stats[""].n_samples if "" in stats else stats[next(iter(stats))].n_samples
+              8
+    """
+    device = device_of(model_a) if device is None else torch.device(device)
+    with preserved_rng(device):
+        data = Batches(batches, n_samples=n_samples)
+        graph = capture_pair(model_a, model_b, data)
+        data.device = device
+        stats = collect(
+            graph,
+            state_of(model_a),
+            state_of(model_b),
+            data,
+            taps=graph.resolve(taps, graph.default_taps),
+            cross=graph.resolve(cross, graph.match_taps),
+            precision=precision,
+            backend=backend,
+            progress=progress,
+        )
+    return stats if process_group is None else all_reduce(stats, process_group)
+
+
+def capture_pair(model_a: nn.Module, model_b: nn.Module, data: Batches) -> NetworkGraph:
+    """Check two networks and their data against each other, and capture the graph that they share.
+
+    Raises:   ArchitectureMismatchError, NonFiniteWeightError, CalibrationDataError,
+              GraphCaptureError
+    """
+    check_same_parameters(state_of(model_a), state_of(model_b))
+    for name, model in (("a", model_a), ("b", model_b)):
+        check_finite_weights(state_of(model), name)
+    check_input(model_a, data.first)
+    graph = trace(model_a, data.first.to(device_of(model_a)))
+    check_same_architecture(graph, trace(model_b, data.first.to(device_of(model_b))))
+    return graph
+
+
+def collect(
+    graph: NetworkGraph,
+    state_a: State,
+    state_b: State,
+    data: Batches,
+    *,
+    taps: Sequence[str],
+    cross: Sequence[str],
+    precision: str = "tf32x3",
+    backend: str | None = None,
+    progress: bool = False,
+) -> PairedStats:
+    """Run two weight sets over the data in lockstep; return their moments at `taps`."""
+    totals: dict[str, PairedMoments] = {}
+    watch = FiniteWatch(("a", "b"))
+    n_images = 0
+
+    def read(tap: Tap, values: list[Tensor]) -> None:
+        sums = ops.paired_moments(
+            values[0],
+            values[1],
+            channel_dim=tap.channel_dim,
+            cross=tap.name in cross,
+            precision=precision,
+            backend=backend,
+        )
+        watch.see(tap.name, (sums.mean_a + sums.m2_a, sums.mean_b + sums.m2_b))
+        moments = PairedMoments.from_sums(
+            values[0].numel() // values[0].shape[tap.channel_dim], sums
+        )
+        totals[tap.name] = totals[tap.name].merge(moments) if tap.name in totals else moments
+
+    states = None
+    with torch.no_grad():
+        for batch in tqdm(
+            data, total=len(data) or None, disable=not progress, desc="statistics", unit="batch"
+        ):
+            states = states or [as_mapping(state, batch.device) for state in (state_a, state_b)]
+            execute(graph, states, batch, read, taps)
+            watch.next_batch()
+            n_images += len(batch)
+    watch.check()
+    return PairedStats({tap: totals[tap] for tap in taps}, n_images=n_images)
+
+
+def collect_channels(
+    graph: NetworkGraph,
+    state: State,
+    data: Iterable[Tensor],
+    *,
+    taps: Sequence[str],
+    correct: Callable[[Tap, Tensor, ChannelMoments], Tensor] | None = None,
+    network: str = "merged",
+    backend: str | None = None,
+) -> dict[str, ChannelMoments]:
+    """Run one weight set over the data; return the moments of each tap's own value.
+
+    Args:     correct: called with a tap, its value and the moments of this batch; returns the value
+              to go on with
+    """
+    totals: dict[str, ChannelMoments] = {}
+    watch = FiniteWatch((network,))
+
+    def read(tap: Tap, values: list[Tensor]) -> list[Tensor] | None:
+        (value,) = values
+        sums = ops.channel_moments(value, channel_dim=tap.channel_dim, backend=backend)
+        watch.see(tap.name, (sums.mean + sums.m2,))
+        moments = ChannelMoments.from_sums(value.numel() // value.shape[tap.channel_dim], sums)
+        totals[tap.name] = totals[tap.name].merge(moments) if tap.name in totals else moments
+        return None if correct is None else [correct(tap, value, moments)]
+
+    states = None
+    with torch.no_grad():
+        for batch in data:
+            states = states or [as_mapping(state, batch.device)]
+            execute(graph, states, batch, read, taps)
+            watch.next_batch()
+    watch.check()
+    return totals
+
+
+class FiniteWatch:
+    """Notices the first non-finite activation; on a GPU without waiting before the pass ends."""
+
+    def __init__(self, networks: tuple[str, ...]):
+        self.networks = networks
+        self._batch = 0
+        self._seen: list[tuple[str, int, Tensor]] = []
+
+    def see(self, tap: str, sums: Sequence[Tensor]) -> None:
+        """Take one vector per network that is non-finite where an activation was."""
+        self._seen.append((tap, self._batch, torch.stack([s.isfinite().all() for s in sums])))
+
+    def next_batch(self) -> None:
+        """Note that a batch is done; on a CPU, where waiting costs nothing, report at once."""
+        if self._seen and self._seen[-1][2].device.type == "cpu":
+            self.check()
+        self._batch += 1
+
+    def check(self) -> None:
+        """Raise NonFiniteActivationError if anything non-finite was seen."""
+        if not self._seen:
+            return
+        finite = torch.stack([flags for _, _, flags in self._seen]).cpu()
+        seen, self._seen = self._seen, []
+        for (tap, batch, _), flags in zip(seen, finite.tolist(), strict=True):
+            for network, ok in zip(self.networks, flags, strict=True):
+                if not ok:
+                    raise NonFiniteActivationError(
+                        f"activations must be finite; network {network} has NaN or infinity at "
+                        f"tap {tap!r} in batch {batch}; "
+                        "check that batch's inputs, and the network's weights for overflow"
+                    )
+
+
+@contextmanager
+def preserved_rng(device: torch.device):
+    """Leave torch's generators as they were; a DataLoader draws from them when it starts."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter or buffer."""
+    return next((tensor.device for tensor in state_of(model).values()), torch.device("cpu"))
+
+
+def check_same_parameters(state_a: State, state_b: State) -> None:
+    """Check that two weight sets have the same names and shapes.
+
+    Raises:   ArchitectureMismatchError: naming the first differences.
+    """
+    only_a, only_b = (
+        sorted(state_a.keys() - state_b.keys()),
+        sorted(state_b.keys() - state_a.keys()),
+    )
+    if only_a or only_b:
+        named = [
+            f"only in {n}: {', '.join(only[:3])}"
+            for n, only in (("a", only_a), ("b", only_b))
+            if only
+        ]
+        raise ArchitectureMismatchError(
+            f"the two networks must have the same parameters and buffers; {'; '.join(named)}; "
+            "build both with the same code"
+        )
+    for name, tensor in state_a.items():
+        if tensor.shape != state_b[name].shape:
+            raise ArchitectureMismatchError(
+                f"the two networks must have tensors of the same shapes; {name!r} is "
+                f"{tuple(tensor.shape)} in network a "
+                f"and {tuple(state_b[name].shape)} in network b; merge networks of one width"
+            )
+
+
+def check_finite_weights(state: State, network: str) -> None:
+    """Check that no weight is NaN or infinite.
+
+    Raises:   NonFiniteWeightError: naming the network and the tensor.
+    """
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise NonFiniteWeightError(
+                f"weights must be finite; {name!r} of network {network} has NaN or infinity; use "
+                "a sound checkpoint"
+            )
+
+
+def check_input(model: nn.Module, batch: Tensor) -> None:
+    """Check that a network can be fed with the data.
+
+    Raises:   CalibrationDataError: with the shape that came and the network's own message.
+    """
+    if len(batch) == 0:
+        return
+    with evaluating(model), torch.no_grad():
+        try:
+            model(batch[:1].clone().to(device_of(model)))
+        except Exception as error:
+            cause = str(error).strip().splitlines()
+            raise CalibrationDataError(
+                "`batches` must hold inputs that the network takes; it refuses an input of shape "
+                f"{tuple(batch.shape)} and "
+                f"{batch.dtype}: {type(error).__name__}: {cause[0] if cause else ''}; check "
+                "shape, channels and dtype"
+            ) from error
+
+
+def check_alpha(alpha: float) -> float:
+    """Return alpha as a float.
+
+    Raises:   ArgumentError: when it is not a number in [0, 1].
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+        raise ArgumentError(
+            f"`alpha` must be a number in [0, 1], the weight of network b; got {alpha!r}"
+        )
+    return float(alpha)
