@@ -1,0 +1,54 @@
+"""Files that are either whole or absent: written beside their place, then moved there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path in the same folder, which replaces `path` when the block succeeds.
+
+    A reader sees the old file or the new one, never a part. If the block raises, the temporary
+    file is removed and what lay at `path` is as before. A symbolic link is followed.
+
+    Args:
+        path: the file to write; its folder must exist
+
+    Raises:
+        OSError: when the folder is absent or cannot be written, or when `path` is a folder
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_path(Path(folder) / "note.txt") as temporary:
+        ...         _ = temporary.write_text("whole")
+        ...     print([file.name for file in Path(folder).iterdir()])
+        ['note.txt']
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"expected the path of a file to write, but {target} is a folder")
+    temporary = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{target.suffix}")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, target)
+        if os.name == "posix":
+            _flush(target.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Have the system write a file's, or a folder's, contents to the disk."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
