@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -196,7 +196,7 @@ def save_checkpoint(model: nn.Module, path: str | Path) -> None:
     """Write the model's state dict as safetensors, whole or not at all."""
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with _replacing(Path(path)) as temporary:
-        save_file(state, temporary)
+        temporary.write_bytes(save(state))
 
 
 def main(arguments: list[str] | None = None) -> int:
