@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
 from repair_kernels.calibration import VARIANTS, check_variant, correct, correction_taps
 from repair_kernels.errors import ArgumentError, CalibrationDataError, FunctionChangedError
-from repair_kernels.evaluation import Path
+from repair_kernels.evaluation import Path, variance_ratio
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.folding import attach, fold
 from repair_kernels.graph import NetworkGraph, State, state_of
@@ -18,9 +19,18 @@ from repair_kernels.interpolation import interpolate_state
 from repair_kernels.matching import match, matched_correlation
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.permutation import Permutation, permute_state, tap_indices, with_state
-from repair_kernels.statistics import capture_pair, check_alpha, collect, device_of, preserved_rng
+from repair_kernels.statistics import (
+    capture_pair,
+    check_alpha,
+    collect,
+    collect_channels,
+    device_of,
+    preserved_rng,
+)
 
 VERIFIED_IMAGES = 8
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+Ends = tuple[Mapping[str, float], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -78,18 +88,87 @@ class RepairResult:
 
 
 @dataclass(frozen=True)
-class AlignedPair:
-    """Two endpoints on one graph, b's channels in a's order, with their statistics."""
+class MergedNetwork:
+    """A merged network, the taps that were corrected, and those that are explicit layers."""
 
+    model: nn.Module
+    corrected: tuple[str, ...]
+    explicit: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AlignedPair:
+    """Two endpoints on one graph, b's channels in a's order, ready to be merged at any alpha.
+
+    Attributes:
+        model_a: network a, as it was given
+        graph: the graph of both
+        state_a, state_b: the weight sets; b's is permuted
+        state_plain: b's weight set as it was given
+        stats: the endpoints' statistics, b not permuted
+        aligned_stats: the same with b's channels in a's order
+        permutations: by group
+        deviation: largest difference that the permutation made to b's output, relative to its
+            largest output
+        data: the calibration data
+        taps: what to correct, as the caller said
+        backend: see `ops`
+    """
+
+    model_a: nn.Module
     graph: NetworkGraph
     state_a: State
     state_b: State
+    state_plain: State
     stats: PairedStats
-    """As collected: b not permuted."""
     aligned_stats: PairedStats
-    """With b's channels in a's order."""
     permutations: Mapping[str, Permutation]
     deviation: float
+    data: Batches
+    taps: Sequence[str] | str | None
+    backend: str | None
+
+    def correct(self, alpha: float, variant: str) -> tuple[State, dict[str, ChannelAffine]]:
+        """Return the interpolated weight set, and the correction of each tap."""
+        state_b = self.state_plain if variant == "plain" else self.state_b
+        state = interpolate_state(self.state_a, state_b, alpha, backend=self.backend)
+        if variant not in VARIANTS or alpha in (0, 1):
+            return state, {}
+        taps = correction_taps(self.graph, variant, self.taps)
+        stats = self.aligned_stats
+        backend = self.backend
+        return state, correct(
+            self.graph, state, self.data, stats, taps, alpha, variant, backend=backend
+        )
+
+    def merge(self, alpha: float, variant: str) -> MergedNetwork:
+        """Return the network at alpha, corrected, with the corrections in its weights."""
+        state, affines = self.correct(alpha, variant)
+        folded, explicit = fold(self.graph, state, affines)
+        model = attach(with_state(self.model_a, folded), self.graph, explicit)
+        return MergedNetwork(model, tuple(affines), tuple(explicit))
+
+    def sweep(
+        self, evaluate: Evaluate, alphas: Sequence[float], variants: Sequence[str], ends: Ends
+    ) -> Path:
+        """Evaluate every variant at every alpha; `ends` holds the metrics of the endpoints."""
+        points = sorted({0.0, 1.0, *alphas})
+        metrics: dict[str, dict[str, tuple[float, ...]]] = {}
+        for variant in variants:
+            inner = [dict(evaluate(self.merge(x, variant).model)) for x in points[1:-1]]
+            rows = [ends[0], *inner, ends[1]]
+            metrics[variant] = {name: tuple(float(row[name]) for row in rows) for name in rows[0]}
+        return Path(alphas=tuple(points), metrics=metrics)
+
+    def variance_ratios(self, alpha: float, variant: str) -> dict[str, float]:
+        """Return per tap how much of the endpoints' variance the network at alpha has (§3.1)."""
+        state, affines = self.correct(alpha, variant)
+        taps = tuple(self.stats)
+        seen = collect_channels(
+            self.graph, state, self.data, taps=taps, affines=affines, backend=self.backend
+        )
+        ends = self.stats
+        return {t: variance_ratio(seen[t].var, ends[t].var_a, ends[t].var_b, alpha) for t in taps}
 
 
 def repair(
@@ -125,20 +204,20 @@ def repair(
     alpha, variant = check_alpha(alpha), check_variant(variant, also=("none",))
     device = device_of(model_a) if device is None else torch.device(device)
     with preserved_rng(device):
-        data = _open(batches, n_samples, (variant,))
-        pair = align(model_a, model_b, data, (variant,), taps, device, precision, backend, progress)
-        model, corrected, explicit = merge(model_a, pair, data, alpha, variant, taps, backend)
+        options = (taps, device, precision, backend, progress)
+        pair = align(model_a, model_b, _open(batches, n_samples, (variant,)), (variant,), *options)
+        merged = pair.merge(alpha, variant)
     report = RepairReport(
         variant=variant,
         alpha=alpha,
         permutation_deviation=pair.deviation,
         matched_correlation=matched_correlation(pair.stats, pair.graph.groups, pair.permutations),
-        corrected=corrected,
-        explicit=explicit,
-        dead_channels={tap: _dead_in_both(pair, tap) for tap in corrected},
+        corrected=merged.corrected,
+        explicit=merged.explicit,
+        dead_channels={tap: _dead_in_both(pair, tap) for tap in merged.corrected},
         n_images=pair.stats.n_images,
     )
-    return RepairResult(model, pair.permutations, pair.stats, report)
+    return RepairResult(merged.model, pair.permutations, pair.stats, report)
 
 
 def sweep(
@@ -168,32 +247,16 @@ def sweep(
               the rest: see `repair`
     Returns:  a `Path`: curves, barriers, plots
     """
-    points = sorted({0.0, 1.0, *(check_alpha(alpha) for alpha in alphas)})
+    points = [check_alpha(alpha) for alpha in alphas]
     chosen = tuple(check_variant(variant, also=("none", "plain")) for variant in variants)
     if not chosen:
-        raise ArgumentError("`variants` must name at least one variant; it is empty")
+        raise ArgumentError("`variants` must name at least one variant; it is empty; add 'none'")
     device = device_of(model_a) if device is None else torch.device(device)
     with preserved_rng(device):
-        data = _open(batches, n_samples, chosen)
-        pair = align(model_a, model_b, data, chosen, taps, device, precision, backend, progress)
-        ends = {0.0: dict(evaluate(model_a)), 1.0: dict(evaluate(model_b))}
-        metrics: dict[str, dict[str, tuple[float, ...]]] = {}
-        for variant in chosen:
-            rows = []
-            for alpha in points:
-                if alpha in ends:
-                    rows.append(ends[alpha])
-                    continue
-                if variant == "plain":
-                    state = interpolate_state(
-                        pair.state_a, state_of(model_b), alpha, backend=backend
-                    )
-                    merged = with_state(model_a, state)
-                else:
-                    merged, _, _ = merge(model_a, pair, data, alpha, variant, taps, backend)
-                rows.append(dict(evaluate(merged)))
-            metrics[variant] = {name: tuple(float(row[name]) for row in rows) for name in rows[0]}
-    return Path(alphas=tuple(points), metrics=metrics)
+        options = (taps, device, precision, backend, progress)
+        pair = align(model_a, model_b, _open(batches, n_samples, chosen), chosen, *options)
+        ends = (dict(evaluate(model_a)), dict(evaluate(model_b)))
+        return pair.sweep(evaluate, points, chosen, ends)
 
 
 def align(
@@ -230,30 +293,20 @@ def align(
     permutations = match(stats, graph.groups)
     permuted = permute_state(state_b, graph.groups, permutations)
     widths = {tap: graph.tap(tap).channels for tap in stats}
-    aligned = stats.permuted_b(tap_indices(graph.groups, permutations, widths))
-    deviation = permutation_deviation(graph, state_b, permuted, data.first)
-    return AlignedPair(graph, state_a, permuted, stats, aligned, permutations, deviation)
-
-
-def merge(
-    model_a: nn.Module,
-    pair: AlignedPair,
-    data: Batches,
-    alpha: float,
-    variant: str,
-    taps: Sequence[str] | str | None,
-    backend: str | None,
-) -> tuple[nn.Module, tuple[str, ...], tuple[str, ...]]:
-    """Return an aligned pair interpolated and corrected, the corrected and the explicit taps."""
-    state = interpolate_state(pair.state_a, pair.state_b, alpha, backend=backend)
-    if variant == "none" or alpha in (0, 1):
-        return with_state(model_a, state), (), ()
-    chosen = correction_taps(pair.graph, variant, taps)
-    affines = correct(
-        pair.graph, state, data, pair.aligned_stats, chosen, alpha, variant, backend=backend
+    return AlignedPair(
+        model_a=model_a,
+        graph=graph,
+        state_a=state_a,
+        state_b=permuted,
+        state_plain=state_b,
+        stats=stats,
+        aligned_stats=stats.permuted_b(tap_indices(graph.groups, permutations, widths)),
+        permutations=permutations,
+        deviation=permutation_deviation(graph, state_b, permuted, data.first),
+        data=data,
+        taps=taps,
+        backend=backend,
     )
-    folded, explicit = fold(pair.graph, state, affines)
-    return attach(with_state(model_a, folded), pair.graph, explicit), chosen, tuple(explicit)
 
 
 def permutation_deviation(

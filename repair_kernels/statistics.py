@@ -6,7 +6,7 @@ the moments of this batch; they are merged into float64 totals by Chan's rule an
 are freed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from repair_kernels import ops
+from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
 from repair_kernels.errors import (
     ArchitectureMismatchError,
@@ -165,31 +166,41 @@ def collect_channels(
     data: Iterable[Tensor],
     *,
     taps: Sequence[str],
+    affines: Mapping[str, ChannelAffine] | None = None,
     correct: Callable[[Tap, Tensor, ChannelMoments], Tensor] | None = None,
     network: str = "merged",
     backend: str | None = None,
 ) -> dict[str, ChannelMoments]:
-    """Run one weight set over the data; return the moments of each tap's own value.
+    """Run one weight set over the data and return the moments of each tap.
 
-    Args:     correct: called with a tap, its value and the moments of this batch; returns the value
-              to go on with
+    Args:
+        graph, state, data: what to run
+        taps: where to read
+        affines: corrections by tap that are applied before the moments are read
+        correct: called with a tap, its value and the moments of this batch after they are read;
+            returns the value to go on with
+        network: what messages call the network
+        backend: see `ops`
     """
     totals: dict[str, ChannelMoments] = {}
     watch = FiniteWatch((network,))
+    affines = affines or {}
 
-    def read(tap: Tap, values: list[Tensor]) -> list[Tensor] | None:
-        (value,) = values
+    def read(tap: Tap, values: list[Tensor]) -> list[Tensor]:
+        value = affines[tap.name](values[0]) if tap.name in affines else values[0]
+        if tap.name not in taps:
+            return [value]
         sums = ops.channel_moments(value, channel_dim=tap.channel_dim, backend=backend)
         watch.see(tap.name, (sums.mean + sums.m2,))
         moments = ChannelMoments.from_sums(value.numel() // value.shape[tap.channel_dim], sums)
         totals[tap.name] = totals[tap.name].merge(moments) if tap.name in totals else moments
-        return None if correct is None else [correct(tap, value, moments)]
+        return [value if correct is None else correct(tap, value, moments)]
 
     states = None
     with torch.no_grad():
         for batch in data:
             states = states or [as_mapping(state, batch.device)]
-            execute(graph, states, batch, read, taps)
+            execute(graph, states, batch, read, [*taps, *affines])
             watch.next_batch()
     watch.check()
     return totals

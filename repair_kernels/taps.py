@@ -87,6 +87,7 @@ def _innermost_module(node: Node) -> tuple[str, bool]:
 def describe_taps(
     sites: list[TapSite], symmetry: Symmetry, nodes: list[Node], module_outputs: dict[str, str]
 ) -> Iterator[Tap]:
+    """Yield the tap at each site, with what the graph knows of it."""
     blocks = _block_outputs(nodes, symmetry)
     module_of = {node: path for path, node in module_outputs.items()}
     for site in sites:
