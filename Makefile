@@ -4,6 +4,7 @@
 VENV ?= .venv
 JOBS ?= auto
 CONSTRAINTS ?= constraints.txt
+FLOORS_PYTHON ?= python3.10
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -26,7 +27,8 @@ lint: $(STAMP)  ## ruff and basedpyright
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 test-floors:  ## the tests with the lowest versions that pyproject.toml allows (downloads a CUDA build of torch)
-	$(MAKE) VENV=.venv-floors CONSTRAINTS=constraints-floors.txt .venv-floors/.installed
+	$(MAKE) VENV=.venv-floors CONSTRAINTS=constraints-floors.txt PYTHON=$(FLOORS_PYTHON) \
+		.venv-floors/.installed
 	.venv-floors/bin/python -m pytest -n $(JOBS) --benchmark-disable
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
