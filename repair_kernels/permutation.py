@@ -109,14 +109,15 @@ def axis_indices(
     found: dict[tuple[str, int], Tensor] = {}
     for name, permutation in permutations.items():
         for part in groups[name].slices:
-            if part.parameter not in state or state[part.parameter].dim() <= part.axis:
+            shape = state[part.parameter].shape if part.parameter in state else ()
+            size = shape[part.axis] if part.axis < len(shape) else 0
+            if part.positions.max() >= size:
                 raise ArchitectureMismatchError(
-                    f"the groups must be those of this architecture; group {name!r} moves axis "
-                    f"{part.axis} of "
-                    f"{part.parameter!r}, which the network lacks; trace the network that is "
-                    "permuted"
+                    f"the groups must be those of this architecture; group {name!r} moves "
+                    f"{part.positions.max() + 1} channels on axis {part.axis} of "
+                    f"{part.parameter!r}, where the network has {size}; trace the network that "
+                    "is permuted"
                 )
-            size = state[part.parameter].shape[part.axis]
             index = found.setdefault((part.parameter, part.axis), torch.arange(size))
             gather(index, part.positions, permutation)
     return found
