@@ -173,7 +173,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 def _salts(count: int, stream: int) -> np.ndarray:
     """Return `count` fixed, unrelated 64-bit numbers."""
-    start = np.uint64(stream) * np.uint64(0xD1342543DE82EF95)
+    start = np.uint64(stream * 0xD1342543DE82EF95 % 2**64)
     return _mix(start + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 
 

@@ -7,6 +7,7 @@ read before the next
 node runs, so operators that overwrite their input (`relu_`) are harmless.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -17,6 +18,16 @@ from torch.fx import Node, map_arg
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.rules import IDENTITIES, packet
 from repair_kernels.taps import Tap
+
+aten = torch.ops.aten
+
+MAY_RETURN_INPUT = IDENTITIES | {
+    aten.type_as,
+    aten.atleast_1d,
+    aten.atleast_2d,
+    aten.atleast_3d,
+}
+"""Operators that may hand on their input's memory although their schema does not say so."""
 
 OnTap = Callable[[Tap, list[Tensor]], list[Tensor] | None]
 """Called with a tap and its value under each weight set; may return the values to go on with."""
@@ -111,6 +122,8 @@ def overwritten_placeholders(graph: NetworkGraph) -> set[str]:
     root = {node: node for node in graph.nodes if node.op == "placeholder"}
     overwritten = set()
     for node in graph.nodes:
+        if node.target is operator.getitem and node.all_input_nodes[0] in root:
+            root[node] = root[node.all_input_nodes[0]]
         schema = getattr(node.target, "_schema", None)
         if node.op != "call_function" or schema is None:
             continue
@@ -120,7 +133,8 @@ def overwritten_placeholders(graph: NetworkGraph) -> set[str]:
             )
             if not isinstance(value, Node) or value not in root:
                 continue
-            if declared.alias_info is not None or packet(node) in IDENTITIES:
+            handed_on = position == 0 and packet(node) in MAY_RETURN_INPUT
+            if declared.alias_info is not None or handed_on:
                 root[node] = root[value]
             if declared.alias_info is not None and declared.alias_info.is_write:
                 overwritten.add(root[value].name)

@@ -72,10 +72,6 @@ UNARY = [
     "erf",
     "sin",
     "cos",
-    "clamp",
-    "clamp_",
-    "clamp_min",
-    "clamp_max",
     "round",
     "floor",
     "ceil",
@@ -114,7 +110,14 @@ BINARY = [
     "lerp",
     "addcmul",
     "addcdiv",
+    "clamp",
+    "clamp_",
+    "clamp_min",
+    "clamp_min_",
+    "clamp_max",
+    "clamp_max_",
 ]
+"""Operators of several tensors; some of them may be numbers."""
 
 IDENTITIES = {
     getattr(aten, name)

@@ -72,12 +72,15 @@ def batch_norm(node: Node, track: Tracker) -> Axes:
 
 @rule(aten.group_norm)
 def group_norm(node: Node, track: Tracker) -> Axes:
-    """Let channels move within their group, whose moments do not depend on their order."""
+    """Let channels move within their group, whose moments do not depend on their order.
+
+    With one channel to a group there is nothing to keep together.
+    """
     x, groups = argument(node, 0), argument(node, 1)
     axis = track.axis(x, 1)
     for position, name in ((2, "weight"), (3, "bias")):
         track.adopt(argument(node, position, name), 0, axis, reason(node, "its input cannot move"))
-    if axis is not None and groups > 1:
+    if axis is not None and 1 < groups < len(axis):
         for members in axis.reshape(groups, -1):
             track.channels.occur(members)
     return track.axes(x)

@@ -57,8 +57,9 @@ def reduction(node: Node, track: Tracker) -> Axes:
     rank = len(shape(x))
     position = 2 if packet(node) is aten.linalg_vector_norm else 1
     dims = argument(node, position, "dim")
-    dims = range(rank) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-    dims = {dim % rank for dim in dims}
+    if dims is None or dims == [] or isinstance(dims, bool):  # `std(x, unbiased)` has no dims.
+        dims = range(rank)
+    dims = {dim % rank for dim in ([dims] if isinstance(dims, int) else dims)}
     track.pin(x, reason(node, "reduces over this dimension"), dims)
     axes = track.axes(x)
     if len(shape(node)) == rank:
