@@ -49,10 +49,8 @@ def device_of(device: torch.device) -> Device:
 @lru_cache
 def _gpu(index: int) -> Device:
     seen = torch.cuda.get_device_properties(index)
-    if torch.version.hip:
-        arch = seen.gcnArchName.split(":")[0]
-    else:
-        arch = f"sm_{seen.major}{seen.minor}"
+    hip = bool(torch.version.hip)
+    arch = seen.gcnArchName.split(":")[0] if hip else f"sm_{seen.major}{seen.minor}"
     known = KNOWN.get(arch)
     # Of an unknown chip: what every supported GPU has.
     shared = known.shared_bytes if known else 64 * 1024

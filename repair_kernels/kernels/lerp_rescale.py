@@ -8,6 +8,7 @@ Cost:  3·numel·itemsize bytes (a and b read once, out written once); floor: by
 Truth: `reference/lerp_rescale.py`.
 """
 
+import struct
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ def launch_config(n: int, c: int, dtype: torch.dtype, device: Device) -> LaunchC
     return LaunchConfig(block, wide=n > 2**31 - block, num_warps=4, num_stages=3)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["weight_a", "weight_b"])
 def _lerp_rescale_kernel(
     a_ptr,
     b_ptr,
@@ -43,10 +44,8 @@ def _lerp_rescale_kernel(
     index_in_ptr,
     scale_ptr,
     shift_ptr,
-    weight_a,  # 1 - alpha; the parts that float32 drops follow in rest_a and rest_b
+    weight_a,  # 1 - alpha, and alpha, as the bits of a float64: Triton passes floats as float32
     weight_b,
-    rest_a,
-    rest_b,
     n_elements,
     c_in,
     rest,
@@ -82,11 +81,11 @@ def _lerp_rescale_kernel(
     b = tl.load(b_ptr + from_i * stride_bo + from_j * stride_bi + offs_k * stride_br, mask=mask)
 
     a, b = a.to(ACC), b.to(ACC)
-    share_a = tl.cast(weight_a, ACC) + tl.cast(rest_a, ACC)
-    share_b = tl.cast(weight_b, ACC) + tl.cast(rest_b, ACC)
+    share_a = tl.cast(weight_a, tl.int64).to(tl.float64, bitcast=True).to(ACC)
+    share_b = tl.cast(weight_b, tl.int64).to(tl.float64, bitcast=True).to(ACC)
     mixed = a * share_a + b * share_b
     # At the ends a product with 0 would lose -0.0 and turn infinity into NaN.
-    mixed = tl.where(weight_b == 0.0, a, tl.where(weight_a == 0.0, b, mixed))
+    mixed = tl.where(weight_b == 0, a, tl.where(weight_a == 0, b, mixed))
     if HAS_SCALE:
         mixed *= tl.load(scale_ptr + offs_i, mask=mask, other=0.0).to(ACC)
     if HAS_SHIFT:
@@ -112,8 +111,6 @@ def lerp_rescale(
     c_out, c_in = (*a.shape, 1, 1)[:2]
     view_a, view_b = (x.reshape(c_out, c_in, -1) for x in (a, b))
     config = launch_config(out.numel(), c_out, a.dtype, device_of(a.device))
-    weight_a, rest_a = _split_float32(1 - alpha)
-    weight_b, rest_b = _split_float32(alpha)
     _lerp_rescale_kernel[(triton.cdiv(out.numel(), config.block),)](
         a_ptr=view_a,
         b_ptr=view_b,
@@ -122,10 +119,8 @@ def lerp_rescale(
         index_in_ptr=_dense(index_in, a),
         scale_ptr=_dense(scale, a),
         shift_ptr=_dense(shift, a),
-        weight_a=weight_a,
-        weight_b=weight_b,
-        rest_a=rest_a,
-        rest_b=rest_b,
+        weight_a=_bits(1 - alpha),
+        weight_b=_bits(alpha),
         n_elements=out.numel(),
         c_in=c_in,
         rest=view_a.shape[2],
@@ -149,7 +144,6 @@ def _dense(values: Tensor | None, unused: Tensor) -> Tensor:
     return unused if values is None else values.contiguous()
 
 
-def _split_float32(value: float) -> tuple[float, float]:
-    """Split a number into two that Triton can pass as float32: it has no float64 arguments."""
-    high = torch.tensor(value, dtype=torch.float32).item()
-    return high, value - high
+def _bits(value: float) -> int:
+    """Return the bits of a float64 as a signed integer."""
+    return struct.unpack("<q", struct.pack("<d", value))[0]

@@ -40,20 +40,23 @@ class LaunchConfig:
         return triton.cdiv(n, self.split_size)
 
 
-def launch_config(n: int, c: int, dtype: torch.dtype, device: Device) -> LaunchConfig:
+def launch_config(
+    n: int, c: int, dtype: torch.dtype, device: Device, precision: str = "tf32x3"
+) -> LaunchConfig:
     """Choose the sizes for `n` positions and `c` channels, the larger of c_a and c_b.
 
-    Reasoned, not measured yet: tiles that fit the registers with float64 sums, programs enough to
-    fill the chip twice, and no split under four blocks.
+    Reasoned and compiled for no spills, not measured yet: tiles whose float64 sums fit into the
+    registers, programs enough to fill the chip twice, and no split under 256 positions.
     """
-    block_c = 32 if c <= 32 else 64
-    block_n = 32 if dtype == torch.float64 else 64
-    if device.is_interpreted and n > 1024:  # a block costs the same there, whatever its size
-        block_n = 512
-    blocks = triton.cdiv(n, block_n)
+    if device.is_interpreted:  # a block costs the same there, whatever its size
+        block_c, block_n, shortest = 64, (64 if n <= 1024 else 512), 64
+    elif dtype == torch.float64 or precision == "ieee":  # products without tensor cores
+        block_c, block_n, shortest = 32, 32, 256
+    else:
+        block_c, block_n, shortest = (32 if c <= 32 else 64), 32, 256
     wanted = max(1, 2 * device.processors // triton.cdiv(c, block_c) ** 2)
-    per_split = max(triton.cdiv(blocks, wanted), 1 if device.is_interpreted else 4)
-    return LaunchConfig(block_n, block_c, per_split * block_n, num_warps=4, num_stages=2)
+    split_size = max(triton.cdiv(triton.cdiv(n, wanted), block_n) * block_n, shortest)
+    return LaunchConfig(block_n, block_c, split_size, num_warps=8, num_stages=2)
 
 
 @triton.jit
@@ -89,6 +92,7 @@ def _paired_moments_partial_kernel(
     stride_bc,
     stride_bp,
     ACC: tl.constexpr,  # precision of the deviations: fp32, or fp64 for fp64
+    SUM: tl.constexpr,  # precision of the sums over one block, which the GPU forms as a tree
     SNAP: tl.constexpr,  # 16-bit inputs: see _pivot
     DOT_16BIT: tl.constexpr,  # multiply in the inputs' own bf16; not under the interpreter
     PRECISION: tl.constexpr,
@@ -114,10 +118,10 @@ def _paired_moments_partial_kernel(
     held = tl.minimum(last - first, BLOCK_N)
     a_ptrs = base_a_ptrs + (image * stride_an + place * stride_ap)[:, None]
     b_ptrs = base_b_ptrs + (image * stride_bn + place * stride_bp)[:, None]
-    a = tl.load(a_ptrs, mask=mask_n[:, None] & mask_a[None, :], other=0.0)
-    b = tl.load(b_ptrs, mask=mask_n[:, None] & mask_b[None, :], other=0.0)
-    pivot_a = _pivot(a.to(ACC), held, SNAP).to(a_ptr.dtype.element_ty).to(ACC)  # [BLOCK_A]
-    pivot_b = _pivot(b.to(ACC), held, SNAP).to(b_ptr.dtype.element_ty).to(ACC)  # [BLOCK_B]
+    block_a = tl.load(a_ptrs, mask=mask_n[:, None] & mask_a[None, :], other=0.0)
+    block_b = tl.load(b_ptrs, mask=mask_n[:, None] & mask_b[None, :], other=0.0)
+    pivot_a = _pivot(block_a.to(ACC), held, SNAP).to(a_ptr.dtype.element_ty).to(ACC)  # [BLOCK_A]
+    pivot_b = _pivot(block_b.to(ACC), held, SNAP).to(b_ptr.dtype.element_ty).to(ACC)  # [BLOCK_B]
 
     acc_sum_a = tl.zeros([BLOCK_A], tl.float64)
     acc_sum_b = tl.zeros([BLOCK_B], tl.float64)
@@ -136,10 +140,10 @@ def _paired_moments_partial_kernel(
         b = tl.load(b_ptrs, mask=valid_b, other=0.0).to(ACC)  # [BLOCK_N, BLOCK_B]
         a = tl.where(valid_a, a - pivot_a[None, :], 0.0)
         b = tl.where(valid_b, b - pivot_b[None, :], 0.0)
-        acc_sum_a += tl.sum(a, axis=0).to(tl.float64)
-        acc_sum_b += tl.sum(b, axis=0).to(tl.float64)
-        acc_squares_a += tl.sum(a * a, axis=0).to(tl.float64)
-        acc_squares_b += tl.sum(b * b, axis=0).to(tl.float64)
+        acc_sum_a += tl.sum(a.to(SUM), axis=0).to(tl.float64)
+        acc_sum_b += tl.sum(b.to(SUM), axis=0).to(tl.float64)
+        acc_squares_a += tl.sum((a * a).to(SUM), axis=0).to(tl.float64)
+        acc_squares_b += tl.sum((b * b).to(SUM), axis=0).to(tl.float64)
         if DOT_16BIT:
             a = a.to(a_ptr.dtype.element_ty)
             b = b.to(b_ptr.dtype.element_ty)
@@ -237,25 +241,25 @@ def paired_moments(
     a: Tensor, b: Tensor, *, channel_dim: int = 1, cross: bool = True, precision: str = "tf32x3"
 ) -> PairedSums:
     """Return the moments of `a` and `b` and their cross sums in float64; see `ops`."""
-    if not cross:
+    new = {"dtype": torch.float64, "device": a.device}
+    c_a, c_b = a.shape[channel_dim], b.shape[channel_dim]
+    if not cross or a.numel() == 0 or b.numel() == 0:
         sums_a = channel_moments(a, channel_dim=channel_dim)
         sums_b = channel_moments(b, channel_dim=channel_dim)
-        return PairedSums(*sums_a, *sums_b, None)
+        return PairedSums(*sums_a, *sums_b, torch.zeros(c_a, c_b, **new) if cross else None)
     positions_a, positions_b = Positions.of(a, channel_dim), Positions.of(b, channel_dim)
     if positions_a.is_rows and positions_b.is_rows:
         positions_a, positions_b = positions_a.as_rows(), positions_b.as_rows()
-    n, c_a, c_b = positions_a.n, positions_a.channels, positions_b.channels
-    new = {"dtype": torch.float64, "device": a.device}
-    if n == 0 or c_a == 0 or c_b == 0:
-        shapes = (c_a, c_a, c_b, c_b, (c_a, c_b))
-        return PairedSums(*(torch.zeros(shape, **new) for shape in shapes))
+    n = positions_a.n
     device = device_of(a.device)
-    config = launch_config(n, max(c_a, c_b), a.dtype, device)
+    acc = tl.float64 if a.dtype == torch.float64 else tl.float32
+    dot_precision = _dot_precision(a.dtype, precision, device)
+    config = launch_config(n, max(c_a, c_b), a.dtype, device, dot_precision)
     splits = config.splits(n)
-    tiles = triton.cdiv(c_a, config.block_c), triton.cdiv(c_b, config.block_c)
+    grid = splits, triton.cdiv(c_a, config.block_c), triton.cdiv(c_b, config.block_c)
     vectors_a, vectors_b = torch.empty(3, splits, c_a, **new), torch.empty(3, splits, c_b, **new)
     products = torch.empty(splits, c_a, c_b, **new)
-    _paired_moments_partial_kernel[splits, *tiles](
+    _paired_moments_partial_kernel[grid](
         a_ptr=positions_a.view,
         b_ptr=positions_b.view,
         vectors_a_ptr=vectors_a,
@@ -268,10 +272,11 @@ def paired_moments(
         split_size=config.split_size,
         **positions_a.strides("a"),
         **positions_b.strides("b"),
-        ACC=tl.float64 if a.dtype == torch.float64 else tl.float32,
+        ACC=acc,
+        SUM=tl.float64 if device.is_interpreted else acc,  # numpy adds in order, and drifts
         SNAP=a.dtype in (torch.float16, torch.bfloat16),
         DOT_16BIT=a.dtype == torch.bfloat16 and not device.is_interpreted,
-        PRECISION=_dot_precision(a.dtype, precision, device),
+        PRECISION=dot_precision,
         BLOCK_N=config.block_n,
         BLOCK_A=config.block_c,
         BLOCK_B=config.block_c,
@@ -305,9 +310,11 @@ def paired_moments(
 
 def _dot_precision(dtype: torch.dtype, precision: str, device: Device) -> str:
     """Return what `tl.dot` is asked for: never less than `precision` promises."""
-    if dtype == torch.float16:
-        return "ieee" if device.is_hip else "tf32"  # exact: its 11 bits fit into tf32
-    if dtype in (torch.bfloat16, torch.float64):
+    if dtype == torch.float64:
         return "ieee"
-    # ROCm has no tf32x3: float32 products there.
-    return "ieee" if device.is_hip and precision == "tf32x3" else precision
+    if dtype in (torch.float16, torch.bfloat16):
+        precision = "tf32"  # exact: their significands fit
+    # ROCm has no tf32x3, and tf32 on one chip only: float32 products there.
+    if device.is_hip and (precision == "tf32x3" or device.arch != "gfx942"):
+        return "ieee"
+    return precision

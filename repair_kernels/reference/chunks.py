@@ -53,7 +53,7 @@ def centred(view: Tensor, cut: Cut, pivot: Tensor) -> Tensor:
     if chunk.stride(1) == 1:  # channels last: the matrix stays transposed in memory
         rows = pivot.new_empty(images, places, channels)
         torch.sub(chunk.permute(0, 2, 1), pivot, out=rows)
-        return rows.view(-1, channels).t()
+        return rows.view(images * places, channels).t()
     columns = pivot.new_empty(channels, images, places)
     torch.sub(chunk.transpose(0, 1), pivot[:, None, None], out=columns)
-    return columns.view(channels, -1)
+    return columns.view(channels, images * places)

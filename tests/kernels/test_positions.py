@@ -1,0 +1,43 @@
+"""Activations are addressed where they lie."""
+
+import pytest
+import torch
+
+from repair_kernels import kernels
+from repair_kernels.kernels.positions import Positions
+from tests.kernels.layouts import LAYOUTS
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "crop"])
+def test_no_common_layout_is_copied(layout):
+    x, channel_dim = LAYOUTS[layout](14, 5, torch.float32)
+    assert Positions.of(x, channel_dim).view.data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_positions_and_channels_are_counted(layout):
+    x, channel_dim = LAYOUTS[layout](14, 5, torch.float32)
+    positions = Positions.of(x, channel_dim)
+    assert (positions.n, positions.channels) == (x.numel() // 5, 5)
+
+
+def test_channels_last_images_are_rows():
+    x = torch.randn(2, 5, 3, 4).contiguous(memory_format=torch.channels_last)
+    positions = Positions.of(x, 1)
+    assert positions.is_rows
+    expected = x.permute(0, 2, 3, 1).reshape(24, 5)
+    assert torch.equal(positions.as_rows().view[:, :, 0], expected)
+
+
+def test_images_in_channel_order_are_not_rows():
+    assert not Positions.of(torch.randn(2, 5, 3, 4), 1).is_rows
+    assert Positions.of(torch.randn(1, 5, 3, 4), 1).is_rows
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the memory must cost nothing until touched")
+def test_offsets_beyond_32_bits_are_followed():
+    # Two positions 2**31 values apart in memory of which only their pages are ever touched.
+    x = torch.empty(2**31 + 8, dtype=torch.float16).as_strided((2, 8), (2**31, 1))
+    x[0], x[1] = 1.0, 3.0
+    assert kernels.channel_moments(x).mean.tolist() == [2.0] * 8
+    assert kernels.paired_moments(x, x).cross.tolist() == [[2.0] * 8] * 8
