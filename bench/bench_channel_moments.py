@@ -1,0 +1,79 @@
+"""`channel_moments` beside what else computes the same, for the real taps.
+
+python -m pytest bench/bench_channel_moments.py -o python_files='bench_*.py' --benchmark-json=FILE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.conftest import ON_GPU
+from bench.shapes import TAPS, Tap
+from repair_kernels import ops
+
+
+def positions(x: Tensor) -> tuple[int, ...]:
+    """Return the dimensions of `x` that are not channels."""
+    return tuple(dim for dim in range(x.dim()) if dim != 1)
+
+
+def eager(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Two passes in float32: the mean, then the squares of a centred copy."""
+    mean = x.float().mean(positions(x), keepdim=True)
+    return mean.flatten(), (x.float() - mean).square().sum(positions(x))
+
+
+def var_mean(x: Tensor) -> tuple[Tensor, Tensor]:
+    """PyTorch's own one-pass form."""
+    var, mean = torch.var_mean(x.float(), positions(x), correction=0)
+    return mean, var * (x.numel() // x.shape[1])
+
+
+def published(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Do as the published notebooks: let a normalising layer in training mode keep both."""
+    mean, var = torch.zeros(x.shape[1], device=x.device), torch.ones(x.shape[1], device=x.device)
+    torch.nn.functional.batch_norm(x.float(), mean, var, training=True, momentum=1.0)
+    n = x.numel() // x.shape[1]
+    return mean, var * (n - 1)
+
+
+PROVIDERS: dict[str, Callable[[Tensor], Any]] = {
+    "eager": eager,
+    "var_mean": var_mean,
+    "published": published,
+    "ours": ops.channel_moments,
+}
+if ON_GPU:
+    PROVIDERS["compiled"] = torch.compile(var_mean)
+# A CPU is given a small batch.
+SHAPES = TAPS if ON_GPU else tuple(replace(tap, batch=max(8, tap.batch // 16)) for tap in TAPS)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tap", SHAPES, ids=lambda tap: tap.label)
+def test_channel_moments(
+    tap: Tap, dtype: str, layout: str, provider: str, device: torch.device, clock: Callable
+) -> None:
+    """Time one provider at one tap."""
+    if layout == "channels_last" and len(tap.shape) == 2:
+        pytest.skip("rows have one layout")
+    x = (torch.randn(tap.shape, device=device) + 0.5).to(DTYPES[dtype])
+    if layout == "channels_last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    truth = ops.channel_moments(x.double(), backend="torch")
+    call = PROVIDERS[provider]
+    clock(
+        lambda: call(x),
+        lambda sums: (sums[1].double() / truth.m2 - 1).abs().max().item(),
+        allowed=2e-5,
+        n_bytes=tap.channel_bytes(x.element_size()),
+    )

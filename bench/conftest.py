@@ -1,0 +1,63 @@
+"""What the benches share: the device, the check before the clock, and the ratio to the floor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from bench.shapes import floor_seconds
+
+# Interpreted kernels are never timed.
+os.environ.pop("TRITON_INTERPRET", None)
+
+ON_GPU = torch.cuda.is_available()
+ROUNDS = 20 if ON_GPU else 5
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """Return the device that the benches run on."""
+    return torch.device("cuda" if ON_GPU else "cpu")
+
+
+@pytest.fixture
+def clock(benchmark: Any) -> Callable[..., None]:
+    """Return a function that checks a provider, times it, and notes its ratio to the floor."""
+
+    def run(
+        provider: Callable[[], Any],
+        error_of: Callable[[Any], float],
+        *,
+        allowed: float,
+        n_bytes: int,
+        flops: int = 0,
+        unit: str = "ieee",
+    ) -> None:
+        error = error_of(provider())
+        if not error <= allowed:
+            pytest.skip(f"wrong by {error:.1e}, {allowed:.1e} is allowed: not timed")
+
+        def synchronised() -> None:
+            provider()
+            if ON_GPU:
+                torch.cuda.synchronize()
+
+        benchmark.pedantic(synchronised, rounds=ROUNDS, warmup_rounds=3)
+        median = benchmark.stats.stats.median
+        name = torch.cuda.get_device_name() if ON_GPU else "CPU"
+        floor = floor_seconds(name, n_bytes, flops, unit)
+        benchmark.extra_info.update(
+            device=name,
+            error=error,
+            bytes=n_bytes,
+            flops=flops,
+            floor_seconds=floor,
+            ratio_to_floor=median / floor,
+            bytes_per_second=n_bytes / median,
+        )
+
+    return run
