@@ -31,16 +31,15 @@ def candidates(op: str, n: int) -> Iterator[dict[str, int]]:
     """Yield sizes to try."""
     warps = (4, 8)
     if op == "channel_moments":
-        sizes = itertools.product((16, 32, 64), (64, 128, 256), (1, 2, 4, 8), warps, (2, 3))
+        sizes = itertools.product((1024, 256, 64), (16, 32, 64), (64, 128, 256), warps, (2, 3))
     else:
-        sizes = itertools.product((32, 64, 128), (16, 32, 64), (1, 2, 4, 16), warps, (2, 3))
-    for block_c, block_n, blocks, num_warps, num_stages in sizes:
-        # From `blocks` blocks in a program up to all that one wave of programs leaves to each.
-        for split_size in sorted({blocks * block_n, max(block_n, n // (64 * blocks))}):
+        sizes = itertools.product((256, 64, 16, 1), (32, 64, 128), (16, 32, 64), warps, (2, 3))
+    for splits, block_c, block_n, num_warps, num_stages in sizes:
+        if n >= splits * block_n:
             yield {
                 "block_n": block_n,
                 "block_c": block_c,
-                "split_size": -(-split_size // block_n) * block_n,
+                "split_size": -(-n // (splits * block_n)) * block_n,
                 "num_warps": num_warps,
                 "num_stages": num_stages,
             }

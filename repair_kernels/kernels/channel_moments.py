@@ -18,7 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference.sums import ChannelSums
-from .devices import Device, device_of
+from .chan import merge, store_moments
+from .devices import Device, device_of, on_its_device
 from .positions import Positions
 
 
@@ -56,9 +57,7 @@ def launch_config(n: int, c: int, dtype: torch.dtype, device: Device) -> LaunchC
 @triton.jit
 def _channel_moments_partial_kernel(
     x_ptr,  # (images, c, places), by strides
-    pivot_ptr,  # out, (splits, c)
-    sum_ptr,  # out, (splits, c): Σ (x - pivot)
-    squares_ptr,  # out, (splits, c): Σ (x - pivot)²
+    vectors_ptr,  # out, (3, splits, c): pivot, Σ (x - pivot), Σ (x - pivot)²
     n_samples,
     c,
     places,
@@ -97,17 +96,16 @@ def _channel_moments_partial_kernel(
         acc_sum += tl.sum(deviation.to(SUM), axis=0).to(tl.float64)
         acc_squares += tl.sum((deviation * deviation).to(SUM), axis=0).to(tl.float64)
 
-    offs_out = pid_s * c + offs_c
-    tl.store(pivot_ptr + offs_out, pivot.to(tl.float64), mask=mask_c)
-    tl.store(sum_ptr + offs_out, acc_sum, mask=mask_c)
-    tl.store(squares_ptr + offs_out, acc_squares, mask=mask_c)
+    size = tl.num_programs(0).to(tl.int64) * c
+    vector_ptrs = vectors_ptr + pid_s * c + offs_c
+    tl.store(vector_ptrs, pivot.to(tl.float64), mask=mask_c)
+    tl.store(vector_ptrs + size, acc_sum, mask=mask_c)
+    tl.store(vector_ptrs + 2 * size, acc_squares, mask=mask_c)
 
 
 @triton.jit
 def _channel_moments_combine_kernel(
-    pivot_ptr,  # (splits, c), as the next two
-    sum_ptr,
-    squares_ptr,
+    vectors_ptr,  # (3, splits, c)
     mean_ptr,  # out, (c,)
     m2_ptr,  # out, (c,)
     n_samples,
@@ -126,21 +124,14 @@ def _channel_moments_combine_kernel(
         start = split * split_size
         before = start.to(tl.float64)
         held = tl.minimum(n_samples - start, split_size).to(tl.float64)
-        offs_s = split * c + offs_c
-        pivot = tl.load(pivot_ptr + offs_s, mask=mask_c, other=0.0)
-        total = tl.load(sum_ptr + offs_s, mask=mask_c, other=0.0)
-        squares = tl.load(squares_ptr + offs_s, mask=mask_c, other=0.0)
-        share = held / (before + held)
-        delta = pivot + total / held - mean
-        mean += delta * share
-        m2 += squares - total * total / held + delta * delta * before * share
+        mean, m2, _, _ = merge(
+            vectors_ptr, split * c + offs_c, c * splits, mask_c, before, held, mean, m2
+        )
 
-    # Rounding can leave a constant channel just under zero; NaN must stay NaN.
-    m2 = tl.where(m2 < 0.0, 0.0, m2)
-    tl.store(mean_ptr + offs_c, mean, mask=mask_c)
-    tl.store(m2_ptr + offs_c, m2, mask=mask_c)
+    store_moments(mean_ptr, m2_ptr, offs_c, mask_c, mean, m2)
 
 
+@on_its_device
 def channel_moments(x: Tensor, *, channel_dim: int = 1) -> ChannelSums:
     """Return the mean and m2 of every channel of `x` in float64; see `ops.channel_moments`."""
     positions = Positions.of(x, channel_dim)
@@ -155,12 +146,10 @@ def channel_moments(x: Tensor, *, channel_dim: int = 1) -> ChannelSums:
     config = launch_config(n, c, x.dtype, device)
     acc = tl.float64 if x.dtype == torch.float64 else tl.float32
     splits = config.splits(n)
-    pivot, total, squares = mean.new_empty(3, splits, c)
+    vectors = mean.new_empty(3, splits, c)
     _channel_moments_partial_kernel[splits, triton.cdiv(c, config.block_c)](
         x_ptr=positions.view,
-        pivot_ptr=pivot,
-        sum_ptr=total,
-        squares_ptr=squares,
+        vectors_ptr=vectors,
         n_samples=n,
         c=c,
         places=positions.places,
@@ -174,9 +163,7 @@ def channel_moments(x: Tensor, *, channel_dim: int = 1) -> ChannelSums:
         num_stages=config.num_stages,
     )
     _channel_moments_combine_kernel[(triton.cdiv(c, config.block_c),)](
-        pivot_ptr=pivot,
-        sum_ptr=total,
-        squares_ptr=squares,
+        vectors_ptr=vectors,
         mean_ptr=mean,
         m2_ptr=m2,
         n_samples=n,

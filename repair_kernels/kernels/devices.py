@@ -1,9 +1,15 @@
 """What a launch configuration must know of a device; plain Python, so that no GPU is needed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
+
+Options = ParamSpec("Options")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -55,3 +61,18 @@ def _gpu(index: int) -> Device:
     # Of an unknown chip: what every supported GPU has.
     shared = known.shared_bytes if known else 64 * 1024
     return Device(arch, seen.multi_processor_count, shared)
+
+
+def on_its_device(
+    launcher: Callable[Concatenate[Tensor, Options], Result],
+) -> Callable[Concatenate[Tensor, Options], Result]:
+    """Make the device of the first tensor the current one, where Triton launches."""
+
+    @wraps(launcher)
+    def wrapped(first: Tensor, *args: Options.args, **kwargs: Options.kwargs) -> Result:
+        if first.device.type != "cuda":
+            return launcher(first, *args, **kwargs)
+        with torch.cuda.device(first.device):
+            return launcher(first, *args, **kwargs)
+
+    return wrapped

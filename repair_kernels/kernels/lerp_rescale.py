@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .devices import Device, device_of
+from .devices import Device, device_of, on_its_device
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def _lerp_rescale_kernel(
     tl.store(out_ptr + offs.to(tl.int64), mixed.to(out_ptr.dtype.element_ty), mask=mask)
 
 
+@on_its_device
 def lerp_rescale(
     a: Tensor,
     b: Tensor,

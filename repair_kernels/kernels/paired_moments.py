@@ -12,32 +12,16 @@ Cost:  2·n·c·itemsize bytes, each activation once per tile row or column; 2·
 Truth: `reference/paired_moments.py`. Source: REPAIR (Jordan et al., 2023), eq. 2.
 """
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..reference.sums import PairedSums
-from .channel_moments import channel_moments
-from .devices import Device, device_of
+from .chan import merge, store_moments
+from .channel_moments import LaunchConfig, channel_moments
+from .devices import Device, device_of, on_its_device
 from .positions import Positions
-
-
-@dataclass(frozen=True)
-class LaunchConfig:
-    """Sizes of one launch."""
-
-    block_n: int
-    block_c: int
-    split_size: int  # positions of one program of stage 1, a multiple of block_n
-    num_warps: int
-    num_stages: int
-
-    def splits(self, n: int) -> int:
-        """Return the number of splits that `n` positions take."""
-        return triton.cdiv(n, self.split_size)
 
 
 def launch_config(
@@ -169,18 +153,6 @@ def _paired_moments_partial_kernel(
 
 
 @triton.jit
-def _merge(vectors_ptr, offs, size, mask, before, held, mean, m2):
-    """Merge one split's sums of some channels into the mean and m2 of all splits before it."""
-    pivot = tl.load(vectors_ptr + offs, mask=mask, other=0.0)
-    total = tl.load(vectors_ptr + size + offs, mask=mask, other=0.0)
-    squares = tl.load(vectors_ptr + 2 * size + offs, mask=mask, other=0.0)
-    share = held / (before + held)
-    delta = pivot + total / held - mean
-    m2 += squares - total * total / held + delta * delta * before * share
-    return mean + delta * share, m2, delta, total
-
-
-@triton.jit
 def _paired_moments_combine_kernel(
     vectors_a_ptr,  # (3, splits, c_a)
     vectors_b_ptr,  # (3, splits, c_b)
@@ -216,10 +188,10 @@ def _paired_moments_combine_kernel(
         start = split * split_size
         before = start.to(tl.float64)
         held = tl.minimum(n_samples - start, split_size).to(tl.float64)
-        mean_a, m2_a, delta_a, total_a = _merge(
+        mean_a, m2_a, delta_a, total_a = merge(
             vectors_a_ptr, split * c_a + offs_a, c_a * splits, mask_a, before, held, mean_a, m2_a
         )
-        mean_b, m2_b, delta_b, total_b = _merge(
+        mean_b, m2_b, delta_b, total_b = merge(
             vectors_b_ptr, split * c_b + offs_b, c_b * splits, mask_b, before, held, mean_b, m2_b
         )
         offs_products = (split * c_a + offs_a[:, None]) * c_b + offs_b[None, :]
@@ -228,15 +200,13 @@ def _paired_moments_combine_kernel(
         cross += delta_a[:, None] * (delta_b * (before * held / (before + held)))[None, :]
 
     tl.store(cross_ptr + offs_a[:, None] * c_b + offs_b[None, :], cross, mask=mask)
-    # Rounding can leave a constant channel just under zero; NaN must stay NaN.
     if pid_b == 0:
-        tl.store(mean_a_ptr + offs_a, mean_a, mask=mask_a)
-        tl.store(m2_a_ptr + offs_a, tl.where(m2_a < 0.0, 0.0, m2_a), mask=mask_a)
+        store_moments(mean_a_ptr, m2_a_ptr, offs_a, mask_a, mean_a, m2_a)
     if pid_a == 0:
-        tl.store(mean_b_ptr + offs_b, mean_b, mask=mask_b)
-        tl.store(m2_b_ptr + offs_b, tl.where(m2_b < 0.0, 0.0, m2_b), mask=mask_b)
+        store_moments(mean_b_ptr, m2_b_ptr, offs_b, mask_b, mean_b, m2_b)
 
 
+@on_its_device
 def paired_moments(
     a: Tensor, b: Tensor, *, channel_dim: int = 1, cross: bool = True, precision: str = "tf32x3"
 ) -> PairedSums:

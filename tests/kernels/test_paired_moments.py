@@ -51,6 +51,11 @@ def test_several_splits_of_many_positions(device):
     check((torch.randn(3, 5, 700) - 1).to(device), torch.randn(3, 6, 700).to(device))
 
 
+def test_a_hundred_thousand_positions_far_from_zero(device):
+    a = torch.randn(10**5, 1, device=device)
+    check(a + 1e4, a + torch.randn(10**5, 1, device=device) - 1e4)
+
+
 @pytest.mark.parametrize("precision", ["ieee", "tf32x3", "tf32"])
 def test_every_precision_meets_its_budget(precision, device):
     check(torch.randn(300, 40, device=device), torch.randn(300, 33, device=device), 1, precision)
