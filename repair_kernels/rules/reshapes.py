@@ -21,11 +21,12 @@ def permute(node: Node, track: Tracker) -> Axes:
     return [axes[dim] for dim in order]
 
 
-@rule(aten.transpose, aten.t, aten.swapaxes)
+@rule(aten.transpose, aten.t, aten.mT, aten.swapaxes)
 def transpose(node: Node, track: Tracker) -> Axes:
-    """Exchange two axes."""
+    """Exchange two axes, the last two where none are given."""
     axes = track.axes(argument(node, 0))
-    first, second = argument(node, 1, default=0), argument(node, 2, default=-1)
+    first = argument(node, 1, default=max(0, len(axes) - 2))
+    second = argument(node, 2, default=-1)
     axes[first], axes[second] = axes[second], axes[first]
     return axes
 
