@@ -10,7 +10,7 @@ from repair_kernels import errors
 from repair_kernels.statistics import compute_stats  # isort: skip
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.calibration import calibrate
-from repair_kernels.evaluation import Path
+from repair_kernels.evaluation import Path, classifier_metrics
 from repair_kernels.graph import NetworkGraph, trace
 from repair_kernels.interpolation import interpolate
 from repair_kernels.matching import match
@@ -41,5 +41,6 @@ __all__ = [
     "RepairReport",
     "sweep",
     "Path",
+    "classifier_metrics",
     "errors",
 ]

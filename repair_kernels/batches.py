@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repair_kernels.errors import CalibrationDataError
+from repair_kernels.errors import CalibrationDataError, EmptyDataError
 
 
 def input_of(batch: Any, number: int) -> Tensor:
@@ -62,7 +62,7 @@ class Batches:
         self._pending: Iterator[Any] | None = iter(batches)
         taken = next(self._pending, None)
         if taken is None:
-            raise CalibrationDataError(
+            raise EmptyDataError(
                 "`batches` must hold at least one batch; it is empty; check the data loader"
             )
         self.first = input_of(taken, 0)
@@ -107,7 +107,7 @@ class Batches:
             if left == 0:
                 break
         if n_images == 0:
-            raise CalibrationDataError(
+            raise EmptyDataError(
                 "`batches` must hold at least one image; all batches are empty; check the data "
                 "loader"
             )

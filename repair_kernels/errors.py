@@ -30,6 +30,10 @@ class CalibrationDataError(RepairKernelsError, ValueError):
     """The data cannot serve: no batches, too few samples, a wrong shape, a spent iterator."""
 
 
+class EmptyDataError(CalibrationDataError):
+    """There is no batch, or no image in any batch."""
+
+
 class CheckpointError(RepairKernelsError, ValueError):
     """A file is missing, broken, hostile, or not a state dict."""
 

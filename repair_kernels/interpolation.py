@@ -6,9 +6,9 @@ theta_alpha = (1 - alpha) theta_A + alpha theta_B
 from torch import Tensor, nn
 
 from repair_kernels import ops
+from repair_kernels.endpoints import check_alpha, check_same_parameters
 from repair_kernels.graph import State, state_of
 from repair_kernels.permutation import with_state
-from repair_kernels.statistics import check_alpha, check_same_parameters
 
 
 def interpolate(

@@ -225,7 +225,7 @@ def _check_index(name: str, index: Tensor | None, a: Tensor, size: int) -> None:
     inside = (index >= 0).logical_and_(index < size).all()
     message = f"`{name}` must hold channels of `b`, in [0, {size}), but some are out of range"
     if index.device.type == "cuda":
-        torch._assert_async(inside, message)
+        torch.ops.aten._assert_async.msg(inside, message)
     elif not inside:
         raise ArgumentError(message)
 

@@ -1,7 +1,7 @@
 """The paper on one screen: statistics, matching, permutation, interpolation, REPAIR, folding."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
 from repair_kernels.calibration import VARIANTS, check_variant, correct, correction_taps
+from repair_kernels.endpoints import capture_pair, check_alpha, device_of, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationDataError, FunctionChangedError
 from repair_kernels.evaluation import Path, variance_ratio
 from repair_kernels.execution import as_mapping, execute
@@ -19,14 +20,7 @@ from repair_kernels.interpolation import interpolate_state
 from repair_kernels.matching import match, matched_correlation
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.permutation import Permutation, permute_state, tap_indices, with_state
-from repair_kernels.statistics import (
-    capture_pair,
-    check_alpha,
-    collect,
-    collect_channels,
-    device_of,
-    preserved_rng,
-)
+from repair_kernels.statistics import collect, collect_channels
 
 VERIFIED_IMAGES = 8
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -113,6 +107,7 @@ class AlignedPair:
         data: the calibration data
         taps: what to correct, as the caller said
         backend: see `ops`
+        corrections: those found so far, by alpha and variant
     """
 
     model_a: nn.Module
@@ -127,6 +122,7 @@ class AlignedPair:
     data: Batches
     taps: Sequence[str] | str | None
     backend: str | None
+    corrections: dict[tuple[float, str], dict[str, ChannelAffine]] = field(default_factory=dict)
 
     def correct(self, alpha: float, variant: str) -> tuple[State, dict[str, ChannelAffine]]:
         """Return the interpolated weight set, and the correction of each tap."""
@@ -134,12 +130,15 @@ class AlignedPair:
         state = interpolate_state(self.state_a, state_b, alpha, backend=self.backend)
         if variant not in VARIANTS or alpha in (0, 1):
             return state, {}
+        if (alpha, variant) in self.corrections:
+            return state, self.corrections[alpha, variant]
         taps = correction_taps(self.graph, variant, self.taps)
         stats = self.aligned_stats
-        backend = self.backend
-        return state, correct(
-            self.graph, state, self.data, stats, taps, alpha, variant, backend=backend
+        affines = correct(
+            self.graph, state, self.data, stats, taps, alpha, variant, backend=self.backend
         )
+        self.corrections[alpha, variant] = affines
+        return state, affines
 
     def merge(self, alpha: float, variant: str) -> MergedNetwork:
         """Return the network at alpha, corrected, with the corrections in its weights."""
@@ -204,8 +203,18 @@ def repair(
     alpha, variant = check_alpha(alpha), check_variant(variant, also=("none",))
     device = device_of(model_a) if device is None else torch.device(device)
     with preserved_rng(device):
-        options = (taps, device, precision, backend, progress)
-        pair = align(model_a, model_b, _open(batches, n_samples, (variant,)), (variant,), *options)
+        pair = align(
+            model_a,
+            model_b,
+            batches,
+            variants=(variant,),
+            taps=taps,
+            n_samples=n_samples,
+            device=device,
+            precision=precision,
+            backend=backend,
+            progress=progress,
+        )
         merged = pair.merge(alpha, variant)
     report = RepairReport(
         variant=variant,
@@ -253,8 +262,18 @@ def sweep(
         raise ArgumentError("`variants` must name at least one variant; it is empty; add 'none'")
     device = device_of(model_a) if device is None else torch.device(device)
     with preserved_rng(device):
-        options = (taps, device, precision, backend, progress)
-        pair = align(model_a, model_b, _open(batches, n_samples, chosen), chosen, *options)
+        pair = align(
+            model_a,
+            model_b,
+            batches,
+            variants=chosen,
+            taps=taps,
+            n_samples=n_samples,
+            device=device,
+            precision=precision,
+            backend=backend,
+            progress=progress,
+        )
         ends = (dict(evaluate(model_a)), dict(evaluate(model_b)))
         return pair.sweep(evaluate, points, chosen, ends)
 
@@ -262,15 +281,23 @@ def sweep(
 def align(
     model_a: nn.Module,
     model_b: nn.Module,
-    data: Batches,
-    variants: Sequence[str],
-    taps: Sequence[str] | str | None,
-    device: torch.device,
-    precision: str,
-    backend: str | None,
-    progress: bool,
+    batches: Iterable[Any],
+    *,
+    variants: Sequence[str] = ("forward",),
+    taps: Sequence[str] | str | None = None,
+    n_samples: int | None = None,
+    device: torch.device | str | None = None,
+    precision: str = "tf32x3",
+    backend: str | None = None,
+    progress: bool = False,
 ) -> AlignedPair:
-    """Collect the statistics in one pass, match, and carry b's channels into a's order."""
+    """Collect the statistics in one pass, match, and carry b's channels into a's order.
+
+    Args:     variants: what the pair will be merged with; decides which statistics are kept
+              the rest: see `repair`
+    """
+    device = device_of(model_a) if device is None else torch.device(device)
+    data = _open(batches, n_samples, variants)
     graph = capture_pair(model_a, model_b, data)
     data.device = device
     corrected = {tap for v in variants if v in VARIANTS for tap in correction_taps(graph, v, taps)}

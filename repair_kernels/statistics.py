@@ -1,13 +1,11 @@
 """Statistics of two networks at every tap, in one pass over the data.
 
 Both networks run in lockstep on one graph. At a tap the two activations meet the fused op, which
-reads each once and returns
-the moments of this batch; they are merged into float64 totals by Chan's rule and the activations
-are freed.
+reads each once and returns the moments of this batch; they are merged into float64 totals by Chan's
+rule and the activations are freed.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,21 +15,16 @@ from tqdm import tqdm
 from repair_kernels import ops
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
+from repair_kernels.endpoints import capture_pair, device_of, preserved_rng
 from repair_kernels.errors import (
-    ArchitectureMismatchError,
-    ArgumentError,
-    CalibrationDataError,
+    EmptyDataError,
     NonFiniteActivationError,
-    NonFiniteWeightError,
 )
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.graph import (
     NetworkGraph,
     State,
-    check_same_architecture,
-    evaluating,
     state_of,
-    trace,
 )
 from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.paired_stats import PairedStats, all_reduce
@@ -83,7 +76,13 @@ def compute_stats(
     """
     device = device_of(model_a) if device is None else torch.device(device)
     with preserved_rng(device):
-        data = Batches(batches, n_samples=n_samples)
+        try:
+            data = Batches(batches, n_samples=n_samples)
+        except EmptyDataError:
+            if process_group is None:
+                raise
+            # The other ranks wait for this one: a shard without data merges as nothing.
+            return all_reduce(PairedStats({}, n_images=0), process_group)
         graph = capture_pair(model_a, model_b, data)
         data.device = device
         stats = collect(
@@ -98,21 +97,6 @@ def compute_stats(
             progress=progress,
         )
     return stats if process_group is None else all_reduce(stats, process_group)
-
-
-def capture_pair(model_a: nn.Module, model_b: nn.Module, data: Batches) -> NetworkGraph:
-    """Check two networks and their data against each other, and capture the graph that they share.
-
-    Raises:   ArchitectureMismatchError, NonFiniteWeightError, CalibrationDataError,
-              GraphCaptureError
-    """
-    check_same_parameters(state_of(model_a), state_of(model_b))
-    for name, model in (("a", model_a), ("b", model_b)):
-        check_finite_weights(state_of(model), name)
-    check_input(model_a, data.first)
-    graph = trace(model_a, data.first.to(device_of(model_a)))
-    check_same_architecture(graph, trace(model_b, data.first.to(device_of(model_b))))
-    return graph
 
 
 def collect(
@@ -238,88 +222,3 @@ class FiniteWatch:
                         f"tap {tap!r} in batch {batch}; "
                         "check that batch's inputs, and the network's weights for overflow"
                     )
-
-
-@contextmanager
-def preserved_rng(device: torch.device):
-    """Leave torch's generators as they were; a DataLoader draws from them when it starts."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's first parameter or buffer."""
-    return next((tensor.device for tensor in state_of(model).values()), torch.device("cpu"))
-
-
-def check_same_parameters(state_a: State, state_b: State) -> None:
-    """Check that two weight sets have the same names and shapes.
-
-    Raises:   ArchitectureMismatchError: naming the first differences.
-    """
-    only_a, only_b = (
-        sorted(state_a.keys() - state_b.keys()),
-        sorted(state_b.keys() - state_a.keys()),
-    )
-    if only_a or only_b:
-        named = [
-            f"only in {n}: {', '.join(only[:3])}"
-            for n, only in (("a", only_a), ("b", only_b))
-            if only
-        ]
-        raise ArchitectureMismatchError(
-            f"the two networks must have the same parameters and buffers; {'; '.join(named)}; "
-            "build both with the same code"
-        )
-    for name, tensor in state_a.items():
-        if tensor.shape != state_b[name].shape:
-            raise ArchitectureMismatchError(
-                f"the two networks must have tensors of the same shapes; {name!r} is "
-                f"{tuple(tensor.shape)} in network a "
-                f"and {tuple(state_b[name].shape)} in network b; merge networks of one width"
-            )
-
-
-def check_finite_weights(state: State, network: str) -> None:
-    """Check that no weight is NaN or infinite.
-
-    Raises:   NonFiniteWeightError: naming the network and the tensor.
-    """
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise NonFiniteWeightError(
-                f"weights must be finite; {name!r} of network {network} has NaN or infinity; use "
-                "a sound checkpoint"
-            )
-
-
-def check_input(model: nn.Module, batch: Tensor) -> None:
-    """Check that a network can be fed with the data.
-
-    Raises:   CalibrationDataError: with the shape that came and the network's own message.
-    """
-    if len(batch) == 0:
-        return
-    with evaluating(model), torch.no_grad():
-        try:
-            model(batch[:1].clone().to(device_of(model)))
-        except Exception as error:
-            cause = str(error).strip().splitlines()
-            raise CalibrationDataError(
-                "`batches` must hold inputs that the network takes; it refuses an input of shape "
-                f"{tuple(batch.shape)} and "
-                f"{batch.dtype}: {type(error).__name__}: {cause[0] if cause else ''}; check "
-                "shape, channels and dtype"
-            ) from error
-
-
-def check_alpha(alpha: float) -> float:
-    """Return alpha as a float.
-
-    Raises:   ArgumentError: when it is not a number in [0, 1].
-    """
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
-        raise ArgumentError(
-            f"`alpha` must be a number in [0, 1], the weight of network b; got {alpha!r}"
-        )
-    return float(alpha)

@@ -17,7 +17,7 @@ LAYERS = (
     ("reference", "kernels"),
     ("ops",),
     ("moments", "paired_stats", "axes", "rules", "symmetry", "taps", "graph", "permutation"),
-    ("batches", "execution", "affine"),
+    ("batches", "execution", "affine", "endpoints"),
     ("checkpoints", "plotting"),
     ("statistics", "matching", "interpolation", "folding", "calibration", "evaluation"),
     ("pipeline",),

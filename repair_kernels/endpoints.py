@@ -1,0 +1,123 @@
+"""Two networks and their data, checked against each other before anything is computed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from repair_kernels.batches import Batches
+from repair_kernels.errors import (
+    ArchitectureMismatchError,
+    ArgumentError,
+    CalibrationDataError,
+    NonFiniteWeightError,
+)
+from repair_kernels.graph import (
+    NetworkGraph,
+    State,
+    check_same_architecture,
+    evaluating,
+    state_of,
+    trace,
+)
+
+
+def capture_pair(model_a: nn.Module, model_b: nn.Module, data: Batches) -> NetworkGraph:
+    """Check two networks and their data against each other, and capture the graph that they share.
+
+    Raises:   ArchitectureMismatchError, NonFiniteWeightError, CalibrationDataError,
+              GraphCaptureError
+    """
+    check_same_parameters(state_of(model_a), state_of(model_b))
+    for name, model in (("a", model_a), ("b", model_b)):
+        check_finite_weights(state_of(model), name)
+    check_input(model_a, data.first)
+    graph = trace(model_a, data.first.to(device_of(model_a)))
+    check_same_architecture(graph, trace(model_b, data.first.to(device_of(model_b))))
+    return graph
+
+
+@contextmanager
+def preserved_rng(device: torch.device) -> Iterator[None]:
+    """Leave torch's generators as they were; a DataLoader draws from them when it starts."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter or buffer."""
+    return next((tensor.device for tensor in state_of(model).values()), torch.device("cpu"))
+
+
+def check_same_parameters(state_a: State, state_b: State) -> None:
+    """Check that two weight sets have the same names and shapes.
+
+    Raises:   ArchitectureMismatchError: naming the first differences.
+    """
+    only_a, only_b = (
+        sorted(state_a.keys() - state_b.keys()),
+        sorted(state_b.keys() - state_a.keys()),
+    )
+    if only_a or only_b:
+        named = [
+            f"only in {n}: {', '.join(only[:3])}"
+            for n, only in (("a", only_a), ("b", only_b))
+            if only
+        ]
+        raise ArchitectureMismatchError(
+            f"the two networks must have the same parameters and buffers; {'; '.join(named)}; "
+            "build both with the same code"
+        )
+    for name, tensor in state_a.items():
+        if tensor.shape != state_b[name].shape:
+            raise ArchitectureMismatchError(
+                f"the two networks must have tensors of the same shapes; {name!r} is "
+                f"{tuple(tensor.shape)} in network a "
+                f"and {tuple(state_b[name].shape)} in network b; merge networks of one width"
+            )
+
+
+def check_finite_weights(state: State, network: str) -> None:
+    """Check that no weight is NaN or infinite.
+
+    Raises:   NonFiniteWeightError: naming the network and the tensor.
+    """
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise NonFiniteWeightError(
+                f"weights must be finite; {name!r} of network {network} has NaN or infinity; use "
+                "a sound checkpoint"
+            )
+
+
+def check_input(model: nn.Module, batch: Tensor) -> None:
+    """Check that a network can be fed with the data.
+
+    Raises:   CalibrationDataError: with the shape that came and the network's own message.
+    """
+    if len(batch) == 0:
+        return
+    with evaluating(model), torch.no_grad():
+        try:
+            model(batch[:1].clone().to(device_of(model)))
+        except Exception as error:
+            cause = str(error).strip().splitlines()
+            raise CalibrationDataError(
+                "`batches` must hold inputs that the network takes; it refuses an input of shape "
+                f"{tuple(batch.shape)} and "
+                f"{batch.dtype}: {type(error).__name__}: {cause[0] if cause else ''}; check "
+                "shape, channels and dtype"
+            ) from error
+
+
+def check_alpha(alpha: float) -> float:
+    """Return alpha as a float.
+
+    Raises:   ArgumentError: when it is not a number in [0, 1].
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+        raise ArgumentError(
+            f"`alpha` must be a number in [0, 1], the weight of network b; got {alpha!r}"
+        )
+    return float(alpha)
