@@ -31,6 +31,21 @@ def _cifar(**options) -> Family:
     return Family(lambda: CifarResNet((1, 1, 1), (4, 8, 12), classes=5, **options), (3, 8, 8))
 
 
+def plain_batch_norm() -> nn.Sequential:
+    """Return two convolutions with BatchNorm: the smallest network with all kinds of tensors."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(24, 5),
+    )
+
+
+PLAIN = Family(plain_batch_norm, (3, 6, 6))
 FAMILIES = {
     "mlp": Family(lambda: MLP(2, 8, in_features=12, classes=5), (12,)),
     "mlp_without_bias": Family(lambda: MLP(widths=(9, 7), in_features=12, bias=False), (12,)),

@@ -141,7 +141,7 @@ class Grouped(nn.Module):
 
 NETWORKS = {
     "mlp": (FAMILIES["mlp"].build, (12,)),
-    "vgg": (lambda: VGG(11, width=1 / 8, batch_norm=True), (3, 32, 32)),
+    "vgg": (lambda: VGG(11, width=1 / 16, batch_norm=True), (3, 32, 32)),
     "option_a": (resnet20, (3, 12, 12)),
     "projection": (
         lambda: CifarResNet((1, 1, 1), (8, 16, 24), shortcut="projection"),
