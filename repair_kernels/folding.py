@@ -24,7 +24,7 @@ from torch.fx import Node
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.execution import execute
 from repair_kernels.graph import NetworkGraph, State, state_of
-from repair_kernels.rules import argument, packet
+from repair_kernels.rules import argument, packet, shape
 from repair_kernels.taps import LAYERS, NORMS, Tap
 
 aten = torch.ops.aten
@@ -36,19 +36,21 @@ def fold(
 ) -> tuple[State, dict[str, ChannelAffine]]:
     """Absorb corrections into a weight set.
 
-    Args:     affines: by tap
-    Returns:  the new weight set, and the corrections that nothing could absorb
+    Args:
+        affines: by tap
+    Returns:
+        the new weight set, and the corrections that nothing could absorb
     """
     folded = dict(state)
     explicit = {}
     nodes = {node.name: node for node in graph.nodes}
     for name, affine in affines.items():
         node = nodes[graph.tap(name).node]
-        scale, shift = affine.scale.double(), affine.shift.double()
+        scale, shift, dim = affine.scale.double(), affine.shift.double(), affine.channel_dim
         absorbed = (
-            _into_following_norm(graph, folded, node, scale, shift)
+            _into_following_norm(graph, folded, node, scale, shift, dim)
             or _into_layer(graph, folded, node, scale, shift)
-            or _into_norm(graph, folded, node, scale, shift)
+            or _into_norm(graph, folded, node, scale, shift, dim)
         )
         if not absorbed:
             explicit[name] = affine
@@ -89,10 +91,11 @@ class GraphNetwork(nn.Module):
 
     The parameters keep their names. It computes in evaluation mode only: `train()` changes nothing.
 
-    Args:     graph: the captured graph
-              state: its weight set, copied
-              affines: corrections by tap; `channel_affines` holds them, with dots in names written
-                as underscores
+    Args:
+        graph: the captured graph
+        state: its weight set, copied
+        affines: corrections by tap; `channel_affines` holds them, with dots in names written
+          as underscores
     """
 
     def __init__(self, graph: NetworkGraph, state: State, affines: Mapping[str, ChannelAffine]):
@@ -127,10 +130,13 @@ class GraphNetwork(nn.Module):
 
 
 def _into_following_norm(
-    graph: NetworkGraph, state: State, node: Node, scale: Tensor, shift: Tensor
+    graph: NetworkGraph, state: State, node: Node, scale: Tensor, shift: Tensor, channel_dim: int
 ) -> bool:
     users = graph.users(node)
     if len(users) != 1 or packet(users[0]) is not aten.batch_norm or bool((scale <= 0).any()):
+        return False
+    # Behind a linear map on tokens, a BatchNorm's channels are the tokens.
+    if channel_dim != 1:
         return False
     norm = users[0]
     weight, mean, var = (graph.owned(argument(norm, position)) for position in (1, 3, 4))
@@ -167,16 +173,20 @@ def _into_layer(
         or (bias is None and (argument(node, 2) is not None or bool(shift.any())))
     ):
         return False
-    shape = [1] * state[weight].dim()
-    shape[out_axis] = -1
-    _put(graph, state, weight, state[weight].double() * scale.view(shape))
+    along_out = [1] * state[weight].dim()
+    along_out[out_axis] = -1
+    _put(graph, state, weight, state[weight].double() * scale.view(along_out))
     if bias is not None:
         _put(graph, state, bias, state[bias].double() * scale + shift)
     return True
 
 
-def _into_norm(graph: NetworkGraph, state: State, node: Node, scale: Tensor, shift: Tensor) -> bool:
-    if packet(node) not in NORMS:
+def _into_norm(
+    graph: NetworkGraph, state: State, node: Node, scale: Tensor, shift: Tensor, channel_dim: int
+) -> bool:
+    # A LayerNorm's weights run along the last dimension, which need not be that of the channels.
+    along = len(shape(node)) - 1 if packet(node) is aten.layer_norm else 1
+    if packet(node) not in NORMS or channel_dim != along:
         return False
     first = 1 if packet(node) in (aten.batch_norm, aten.instance_norm) else 2
     weight, bias = (graph.owned(argument(node, position)) for position in (first, first + 1))

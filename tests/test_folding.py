@@ -1,0 +1,411 @@
+"""Folding: corrections move into the weights, and the function stays."""
+
+import copy
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import repair_kernels as rk
+from repair_kernels import ChannelAffine
+from repair_kernels.folding import GraphNetwork, attach, fold
+from repair_kernels.graph import state_of
+from repair_kernels.permutation import with_state
+from tests.networks import FAMILIES, assert_same, lively, snapshot
+
+pytestmark = pytest.mark.usefixtures("torch_backend")
+DOUBLE = 1e-9
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, the module whose output is corrected, and the tensors that take the correction."""
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    tap: str
+    channels: int
+    changed: tuple[str, ...] = ()
+    """What absorbs it; nothing: the correction stays explicit."""
+
+
+class Skip(nn.Module):
+    """A convolution that a BatchNorm and a skip read."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.norm(x) + x.tanh()
+
+
+class Shared(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.one(x).relu())
+
+
+class Twice(nn.Module):
+    """One layer that runs two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.fc(self.fc(x).relu()).relu())
+
+
+def chain(*layers: nn.Module) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(*copy.deepcopy(layers))
+
+
+IMAGE, ROW = (3, 6, 6), (5,)
+CONV = nn.Conv2d(3, 4, 3)
+BARE = nn.Conv2d(3, 4, 3, bias=False)
+NORM = nn.BatchNorm2d(4)
+RUNNING = ("1.running_mean", "1.running_var")
+LAYER = ("0.weight", "0.bias")
+
+CASES = {
+    "conv, BatchNorm": Case(chain(CONV, NORM, nn.ReLU()), IMAGE, "0", 4, RUNNING),
+    "bare conv, BatchNorm": Case(chain(BARE, NORM, nn.ReLU()), IMAGE, "0", 4, RUNNING),
+    "conv, dropout, BatchNorm": Case(
+        chain(CONV, nn.Dropout(), NORM), IMAGE, "0", 4, ("2.running_mean", "2.running_var")
+    ),
+    "conv, BatchNorm without weights": Case(
+        chain(CONV, nn.BatchNorm2d(4, affine=False), nn.ReLU()), IMAGE, "0", 4, RUNNING
+    ),
+    "conv, BatchNorm without statistics": Case(
+        chain(CONV, nn.BatchNorm2d(4, track_running_stats=False)), IMAGE, "0", 4, LAYER
+    ),
+    "linear, BatchNorm": Case(chain(nn.Linear(5, 4), nn.BatchNorm1d(4)), ROW, "0", 4, RUNNING),
+    "conv": Case(chain(CONV, nn.ReLU()), IMAGE, "0", 4, LAYER),
+    "conv in place": Case(chain(CONV, nn.ReLU(inplace=True)), IMAGE, "0", 4, LAYER),
+    "bare conv": Case(chain(BARE, nn.ReLU()), IMAGE, "0", 4),
+    "conv1d": Case(chain(nn.Conv1d(3, 4, 2), nn.ReLU()), (3, 6), "0", 4, LAYER),
+    "conv3d": Case(chain(nn.Conv3d(2, 4, 2), nn.ReLU()), (2, 4, 4, 4), "0", 4, LAYER),
+    "depthwise": Case(
+        chain(CONV, nn.Conv2d(4, 8, 3, groups=4), nn.ReLU()), IMAGE, "1", 8, ("1.weight", "1.bias")
+    ),
+    "grouped": Case(
+        chain(CONV, nn.Conv2d(4, 6, 3, groups=2, dilation=2, padding=2), nn.ReLU()),
+        IMAGE,
+        "1",
+        6,
+        ("1.weight", "1.bias"),
+    ),
+    "circular padding": Case(
+        chain(nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), nn.ReLU()),
+        IMAGE,
+        "0",
+        4,
+        LAYER,
+    ),
+    "transposed": Case(chain(nn.ConvTranspose2d(3, 4, 3), nn.ReLU()), IMAGE, "0", 4, LAYER),
+    "linear": Case(chain(nn.Linear(5, 4), nn.ReLU()), ROW, "0", 4, LAYER),
+    "linear on tokens": Case(chain(nn.Linear(5, 4), nn.GELU()), (7, 5), "0", 4, LAYER),
+    "linear on tokens, BatchNorm of tokens": Case(
+        chain(nn.Linear(5, 4), nn.BatchNorm1d(4)), (4, 5), "0", 4, LAYER
+    ),
+    "bare linear": Case(chain(nn.Linear(5, 4, bias=False), nn.ReLU()), ROW, "0", 4),
+    "BatchNorm": Case(chain(CONV, NORM, nn.ReLU()), IMAGE, "1", 4, ("1.weight", "1.bias")),
+    "LayerNorm": Case(
+        chain(nn.Linear(5, 4), nn.LayerNorm(4), nn.ReLU()), ROW, "1", 4, ("1.weight", "1.bias")
+    ),
+    "LayerNorm over images": Case(chain(CONV, nn.LayerNorm([4, 4, 4])), IMAGE, "1", 4),
+    "LayerNorm over as many columns": Case(chain(CONV, nn.LayerNorm(4)), IMAGE, "1", 4),
+    "GroupNorm": Case(
+        chain(CONV, nn.GroupNorm(2, 4), nn.ReLU()), IMAGE, "1", 4, ("1.weight", "1.bias")
+    ),
+    "activation": Case(chain(CONV, nn.ReLU(), nn.Conv2d(4, 2, 1)), IMAGE, "1", 4),
+    "two readers": Case(lambda: Skip(bias=True), IMAGE, "conv", 4, ("conv.weight", "conv.bias")),
+    "two readers, bare": Case(lambda: Skip(bias=False), IMAGE, "conv", 4),
+    "shared weight": Case(Shared, (4,), "one", 4),
+}
+
+
+def affine(channels: int, *, seed: int = 3, shift: float = 1.0) -> ChannelAffine:
+    """Return a correction with factors between .5 and 3."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = 0.5 + 2.5 * torch.rand(channels, generator=generator, dtype=torch.float64)
+    return ChannelAffine(
+        scale, shift * torch.randn(channels, generator=generator, dtype=torch.float64)
+    )
+
+
+def explicitly(model: nn.Module, tap: str, layer: ChannelAffine, dim: int = 1) -> nn.Module:
+    """Return the model with a correction behind a module, by a hook of the test's own."""
+    model = copy.deepcopy(model)
+    shape = [1] * 6
+    shape[0] = -1
+
+    def correct(module: nn.Module, args: tuple, y: Tensor) -> Tensor:
+        values = y.movedim(dim, -1) * layer.scale.to(y) + layer.shift.to(y)
+        return values.movedim(-1, dim)
+
+    model.get_submodule(tap).register_forward_hook(correct)
+    return model
+
+
+def folded(
+    model: nn.Module, x: Tensor, affines: dict[str, ChannelAffine]
+) -> tuple[nn.Module, dict[str, ChannelAffine]]:
+    graph = rk.trace(model, x)
+    # A correction acts on the dimension of channels that the graph has found.
+    affines = {
+        tap: ChannelAffine(a.scale, a.shift, graph.tap(tap).channel_dim)
+        for tap, a in affines.items()
+    }
+    state, explicit = fold(graph, state_of(model), affines)
+    return attach(with_state(model, state), graph, explicit), explicit
+
+
+def assert_equal_functions(f: nn.Module, g: nn.Module, x: Tensor, allowed: float) -> None:
+    with torch.no_grad():
+        wanted = g(x)
+        torch.testing.assert_close(f(x), wanted, rtol=0, atol=allowed * wanted.abs().max().item())
+
+
+def drawn(case: Case, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
+    model = lively(case.build(), 0).eval().to(dtype)
+    x = torch.randn(6, *case.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    return model, x
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_folded_equals_unfolded(name: str) -> None:
+    case = CASES[name]
+    model, x = drawn(case, torch.float64)
+    layer = affine(case.channels)
+    dim = -1 if "tokens" in name else 1
+    result, explicit = folded(model, x, {case.tap: layer})
+    assert_equal_functions(result, explicitly(model, case.tap, layer, dim), x, DOUBLE)
+    assert tuple(explicit) == (() if case.changed else (case.tap,))
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.changed])
+def test_what_folds_keeps_class_and_keys_and_changes_only_what_absorbs(name: str) -> None:
+    case = CASES[name]
+    model, x = drawn(case, torch.float32)
+    result, _ = folded(model, x, {case.tap: affine(case.channels)})
+    assert type(result) is type(model)
+    before, after = model.state_dict(), result.state_dict()
+    assert list(after) == list(before)
+    assert {n for n in before if not torch.equal(after[n], before[n])} == set(case.changed)
+    assert all(after[n].dtype == before[n].dtype for n in before)
+
+
+@pytest.mark.parametrize("name", ["conv, BatchNorm", "conv", "linear", "GroupNorm", "activation"])
+def test_float32_folds_to_rounding(name: str) -> None:
+    case = CASES[name]
+    model, x = drawn(case, torch.float32)
+    layer = affine(case.channels)
+    result, _ = folded(model, x, {case.tap: layer})
+    # Weights, statistics and sums of at most 36 terms are rounded to 2^-24 each; the correction
+    # enlarges by 3 at most.
+    assert_equal_functions(result, explicitly(model, case.tap, layer), x, 100 * 2.0**-23)
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(3, 4, 3, padding=1, bias=False)]
+)
+def test_a_layer_without_bias_absorbs_a_pure_scaling(module: nn.Module) -> None:
+    model = lively(chain(module, nn.ReLU())(), 0).double()
+    x = torch.randn(5, *IMAGE, dtype=torch.float64)
+    layer = affine(4, shift=0)
+    result, explicit = folded(model, x, {"0": layer})
+    assert not explicit
+    assert_equal_functions(result, explicitly(model, "0", layer), x, DOUBLE)
+
+
+def test_a_huge_factor_goes_into_the_batch_norms_weight() -> None:
+    model, x = drawn(CASES["conv, BatchNorm"], torch.float64)
+    layer = affine(4)
+    # (var + eps) / scale^2 falls below eps: no variance can say it.
+    layer.scale[:2] = 1e4
+    result, explicit = folded(model, x, {"0": layer})
+    assert not explicit
+    assert (result[1].running_var >= 0).all()
+    assert torch.equal(result[1].weight[2:], model[1].weight[2:])
+    torch.testing.assert_close(result[1].weight[:2], model[1].weight[:2] * 1e4)
+    assert_equal_functions(result, explicitly(model, "0", layer), x, DOUBLE)
+
+
+def test_a_huge_factor_goes_into_the_layer_where_the_batch_norm_has_no_weight() -> None:
+    model, x = drawn(CASES["conv, BatchNorm without weights"], torch.float64)
+    layer = affine(4)
+    layer.scale[:2] = 1e4
+    result, explicit = folded(model, x, {"0": layer})
+    assert not explicit
+    assert torch.equal(result[1].running_var, model[1].running_var)
+    assert_equal_functions(result, explicitly(model, "0", layer), x, DOUBLE)
+
+
+@pytest.mark.parametrize("factor", [0.0, -2.0])
+@pytest.mark.parametrize("name", ["conv, BatchNorm", "bare conv, BatchNorm"])
+def test_factors_that_are_not_positive_are_right_too(name: str, factor: float) -> None:
+    model, x = drawn(CASES[name], torch.float64)
+    layer = affine(4)
+    layer.scale[1] = factor
+    result, _ = folded(model, x, {"0": layer})
+    assert_equal_functions(result, explicitly(model, "0", layer), x, DOUBLE)
+
+
+def test_corrections_of_a_layer_and_its_norm_fold_together() -> None:
+    model, x = drawn(CASES["conv, BatchNorm"], torch.float64)
+    first, second = affine(4, seed=1), affine(4, seed=2)
+    first.scale[0] = 1e4
+    result, explicit = folded(model, x, {"0": first, "1": second})
+    assert not explicit
+    wanted = explicitly(explicitly(model, "0", first), "1", second)
+    assert_equal_functions(result, wanted, x, DOUBLE)
+
+
+def test_a_layer_that_runs_twice_is_corrected_at_one_run_only() -> None:
+    model = lively(Twice(), 0).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    first, layer = rk.trace(model, x).taps[0], affine(4)
+    result, explicit = folded(model, x, {first: layer})
+    assert list(explicit) == [first]
+    assert isinstance(result, GraphNetwork)
+    once = (model.fc(x) * layer.scale + layer.shift).relu()
+    wanted = model.out(model.fc(once).relu())
+    torch.testing.assert_close(result(x), wanted, rtol=DOUBLE, atol=DOUBLE)
+
+
+@pytest.mark.parametrize("family", ["vgg", "vgg_batch_norm", "mlp", "resnet_projection"])
+def test_every_layer_of_a_network_folds_at_once(family: str) -> None:
+    model, x = FAMILIES[family].network(0).double(), FAMILIES[family].inputs(4).double()
+    graph = rk.trace(model, x)
+    layers = [tap for tap in graph.calibration_taps if graph.tap(tap).kind == "layer"]
+    affines = {tap: affine(graph.tap(tap).channels, seed=i) for i, tap in enumerate(layers)}
+    result, explicit = folded(model, x, affines)
+    assert not explicit
+    assert list(result.state_dict()) == list(model.state_dict())
+    wanted = model
+    for tap, layer in affines.items():
+        wanted = explicitly(wanted, tap, layer)
+    assert_equal_functions(result, wanted, x, DOUBLE)
+
+
+# Explicit layers
+
+
+def block_outputs() -> tuple[nn.Module, nn.Module, Tensor, ChannelAffine]:
+    """Return a ResNet, the same with an explicit correction at its first block, and inputs."""
+    family = FAMILIES["resnet_option_a"]
+    model, x = family.network(0).double(), family.inputs(4).double()
+    layer = affine(4)
+    result, explicit = folded(model, x, {"layer1.0": layer})
+    assert len(explicit) == 1
+    return model, result, x, layer
+
+
+def test_an_explicit_correction_is_a_named_layer_of_its_module() -> None:
+    model, result, x, layer = block_outputs()
+    assert type(result) is type(model)
+    attached = result.get_submodule("layer1.0.channel_affine")
+    assert isinstance(attached, ChannelAffine)
+    assert torch.equal(attached.scale, layer.scale)
+    assert_equal_functions(result, explicitly(model, "layer1.0", layer), x, DOUBLE)
+
+
+def test_explicit_layers_have_the_dtype_of_the_network() -> None:
+    family = FAMILIES["resnet_option_a"]
+    result, _ = folded(family.network(0), family.inputs(2), {"layer1.0": affine(4)})
+    assert {t.dtype for t in result.parameters()} == {torch.float32}
+
+
+def test_copies_of_a_network_with_explicit_layers_compute_the_same() -> None:
+    _, result, x, _ = block_outputs()
+    twin = copy.deepcopy(result)
+    assert_equal_functions(twin, result, x, 0)
+    twin.get_submodule("layer1.0.channel_affine").scale.zero_()
+    assert not torch.equal(twin(x), result(x))
+
+
+def test_state_dicts_carry_explicit_layers_through_a_file() -> None:
+    _, result, x, _ = block_outputs()
+    file = io.BytesIO()
+    torch.save(result.state_dict(), file)
+    file.seek(0)
+    other = FAMILIES["resnet_option_a"].network(7).double()
+    fresh, _ = folded(other, x, {"layer1.0": affine(4, seed=9)})
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+    assert_equal_functions(fresh, result, x, 0)
+
+
+def test_a_network_with_explicit_layers_can_be_corrected_again() -> None:
+    _, result, x, _ = block_outputs()
+    again = affine(4, seed=9)
+    wanted = explicitly(result, "layer1.0", again)
+    twice, _ = folded(result, x, {"layer1.0": again})
+    assert_equal_functions(twice, wanted, x, DOUBLE)
+
+
+def inner() -> tuple[nn.Module, GraphNetwork, Tensor]:
+    """Return a ResNet and the same with corrections inside a block's forward and at its output."""
+    family = FAMILIES["resnet_option_a"]
+    model, x = family.network(0), family.inputs(4)
+    result, explicit = folded(model, x, {"layer1.0.add": affine(4), "layer1.0": affine(4, seed=5)})
+    assert len(explicit) == 2
+    assert isinstance(result, GraphNetwork)
+    return model, result, x
+
+
+def test_a_graph_network_keeps_the_names_and_values_of_the_weights() -> None:
+    model, result, _ = inner()
+    held = result.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(held[name], tensor), name
+    assert sum(name.startswith("channel_affines.") for name in held) == 4
+
+
+def test_a_graph_network_takes_any_batch_size_and_leaves_its_input() -> None:
+    _, result, x = inner()
+    whole, before = result(x), x.clone()
+    torch.testing.assert_close(result(x[:1]), whole[:1], rtol=1e-5, atol=1e-5)
+    assert torch.equal(x, before)
+
+
+def test_a_graph_network_can_be_copied_saved_and_cast() -> None:
+    _, result, x = inner()
+    twin = copy.deepcopy(result)
+    assert_equal_functions(twin, result, x, 0)
+    with torch.no_grad():
+        for tensor in twin.parameters():
+            tensor.zero_()
+    twin.load_state_dict(result.state_dict())
+    assert_equal_functions(twin, result, x, 0)
+    assert result.double()(x.double()).dtype == torch.float64
+
+
+# What is left as it was
+
+
+def test_folding_leaves_the_weights_as_they_were() -> None:
+    for name in ("conv, BatchNorm", "conv", "activation"):
+        case = CASES[name]
+        model, x = drawn(case, torch.float32)
+        before = snapshot(model)
+        folded(model, x, {case.tap: affine(case.channels)})
+        assert_same(before, snapshot(model))
+
+
+def test_no_corrections_change_nothing() -> None:
+    model, x = drawn(CASES["conv, BatchNorm"], torch.float32)
+    result, explicit = folded(model, x, {})
+    assert explicit == {}
+    assert_same(snapshot(model), snapshot(result))
