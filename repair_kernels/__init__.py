@@ -1,13 +1,11 @@
 """Merge networks of one architecture in weight space: match, permute, interpolate, and REPAIR.
 
-The names below stand in the order of the work. Letters for dimensions, here and in all docstrings:
-`n` samples (images x positions), `c` channels (`c_a` and `c_b` of the two networks), `h w` space,
-`k` taps.
+`__all__` lists the names in the order of the work. Letters for dimensions, here and in all
+docstrings: `n` samples (images x positions), `c` channels (`c_a` and `c_b` of the two networks),
+`h w` space, `k` taps.
 """
 
 from repair_kernels import errors
-
-from repair_kernels.statistics import compute_stats  # isort: skip
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.calibration import calibrate
 from repair_kernels.evaluation import Path, classifier_metrics
@@ -18,9 +16,9 @@ from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.permutation import Permutation, permute
 from repair_kernels.pipeline import RepairReport, RepairResult, repair, sweep
+from repair_kernels.statistics import compute_stats
 from repair_kernels.symmetry import PermutationGroup
-
-__version__ = "0.1.0"
+from repair_kernels.version import __version__
 
 __all__ = [
     "compute_stats",
@@ -43,4 +41,5 @@ __all__ = [
     "Path",
     "classifier_metrics",
     "errors",
+    "__version__",
 ]

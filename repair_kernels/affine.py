@@ -9,9 +9,10 @@ class ChannelAffine(nn.Module):
 
         y[:, i] = scale[i] * x[:, i] + shift[i]
 
-    Args:     scale, shift: one value per channel, kept in float64 until the layer is cast with
-              `.to(dtype)`
-              channel_dim: the dimension of `x` that counts channels
+    Args:
+        scale, shift: one value per channel, kept in float64 until the layer is cast with
+            `.to(dtype)`
+        channel_dim: the dimension of `x` that counts channels
     """
 
     scale: Tensor

@@ -13,7 +13,8 @@ from repair_kernels.errors import CalibrationDataError, EmptyDataError
 def input_of(batch: Any, number: int) -> Tensor:
     """Return the input tensor of a batch.
 
-    Raises:   CalibrationDataError: when there is none; the message names the batch.
+    Raises:
+        CalibrationDataError: when there is none; the message names the batch.
     """
     first = batch
     if isinstance(batch, Mapping):

@@ -5,7 +5,8 @@
 
 Each variant returns one `ChannelAffine` per tap; `folding.py` puts them into the weights.
 
-Source: REPAIR (Jordan et al., 2023), eqs. 3-5, §4.1 and §4.2.
+Source:
+    REPAIR (Jordan et al., 2023), eqs. 3-5, §4.1 and §4.2.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,7 +57,8 @@ def affine_to_goal(goal: Goal, moments: ChannelMoments) -> tuple[Tensor, Tensor]
 
         scale = goal_std / std        shift = goal_mean - scale * mean
 
-    Returns:  float64; scale 1 and shift 0 for dead channels
+    Returns:
+        float64; scale 1 and shift 0 for dead channels
     """
     dead = goal.dead | moments.dead
     scale = torch.where(dead, 1.0, goal.std / moments.std.where(~dead, 1.0))
@@ -74,10 +76,13 @@ def closed_form(moments: PairedMoments, alpha: float) -> tuple[Tensor, Tensor]:
     endpoints (the first layer), an approximation below. Channels are scaled about the goal's mean,
     which that tap already has.
 
-    Args:     moments: of aligned endpoints at this tap, with `cross`
-    Returns:  float64; scale 1 and shift 0 for channels that are dead in the endpoints or cancel out
-              between them
-    Source:   REPAIR (Jordan et al., 2023), eq. 5
+    Args:
+        moments: of aligned endpoints at this tap, with `cross`
+    Returns:
+        float64; scale 1 and shift 0 for channels that are dead in the endpoints or cancel out
+        between them
+    Source:
+        REPAIR (Jordan et al., 2023), eq. 5
     """
     target = goal(moments, alpha)
     var = (
@@ -210,24 +215,24 @@ def calibrate(
 ) -> nn.Module:
     """Interpolate two aligned networks and restore the statistics of the chosen taps.
 
-    Args:     model_a, model_b: networks of one architecture, b already permuted into a's order
-              batches: calibration data; read once for the endpoints' statistics if `stats` is None,
-                and once more by
-                "forward" and "sequential"
-              alpha: weight of network b, in [0, 1]; 0 and 1 give the endpoints back
-              variant: "forward", "closed_form" or "sequential"
-              stats: the statistics of `model_a` and `model_b` as they are given here, if they are
-                known
-              taps: what to correct; default: the outputs of all convolutions, linear maps and (but
-                for "closed_form") residual
-                blocks, except the network's output
-              n_samples: how many images to use at most
-    Returns:  a new network: of the class of `model_a` with corrections in its weights, and explicit
-              `ChannelAffine` layers where
-              they cannot be folded; on the device of `model_a`
-    Raises:   ArgumentError, ArchitectureMismatchError, CalibrationDataError,
-              NonFiniteActivationError, GraphCaptureError
-    Source:   REPAIR (Jordan et al., 2023), §4
+    Args:
+        model_a, model_b: networks of one architecture, b already permuted into a's order
+        batches: calibration data; read once for the endpoints' statistics if `stats` is None, and
+            once more by "forward" and "sequential"
+        alpha: weight of network b, in [0, 1]; 0 and 1 give the endpoints back
+        variant: "forward", "closed_form" or "sequential"
+        stats: the statistics of `model_a` and `model_b` as they are given here, if they are known
+        taps: what to correct; default: the outputs of all convolutions, linear maps and (but for
+            "closed_form") residual blocks, except the network's output
+        n_samples: how many images to use at most
+    Returns:
+        a new network: of the class of `model_a` with corrections in its weights, and explicit
+        `ChannelAffine` layers where they cannot be folded; on the device of `model_a`
+    Raises:
+        ArgumentError, ArchitectureMismatchError, CalibrationDataError, NonFiniteActivationError,
+        GraphCaptureError
+    Source:
+        REPAIR (Jordan et al., 2023), §4
     """
     alpha, variant = check_alpha(alpha), check_variant(variant)
     device = device_of(model_a) if device is None else torch.device(device)
@@ -263,7 +268,8 @@ def correct(
 ) -> dict[str, ChannelAffine]:
     """Return the correction of each tap of an interpolated weight set.
 
-    Args:     stats: of the aligned endpoints, at least at `taps`
+    Args:
+        stats: of the aligned endpoints, at least at `taps`
     """
     _check_stats(graph, stats, taps, variant)
     held = {tap: stats[tap] if data.device is None else stats[tap].to(data.device) for tap in taps}
@@ -288,7 +294,8 @@ def correction_taps(
 def check_variant(variant: str, also: Sequence[str] = ()) -> str:
     """Return the variant.
 
-    Raises:   ArgumentError: when there is none of this name.
+    Raises:
+        ArgumentError: when there is none of this name.
     """
     known = (*VARIANTS, *also)
     if variant not in known:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from repair_kernels import __version__
+from repair_kernels.alignment import AlignedPair, align
 from repair_kernels.atomic import atomic_path
 from repair_kernels.batches import Batches
 from repair_kernels.calibration import VARIANTS
@@ -24,9 +24,10 @@ from repair_kernels.evaluation import Path, classifier_metrics
 from repair_kernels.graph import trace
 from repair_kernels.matching import match
 from repair_kernels.paired_stats import PairedStats
-from repair_kernels.pipeline import AlignedPair, align, repair, sweep
+from repair_kernels.pipeline import repair, sweep
 from repair_kernels.plotting import plot_barrier, plot_correlation, plot_variance_collapse
 from repair_kernels.statistics import compute_stats
+from repair_kernels.version import __version__
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 DEMO_ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -215,7 +216,8 @@ def _made_by(alpha: float, variant: str, explicit: Sequence[str]) -> dict[str, s
 def resolve(reference: str) -> Callable[..., Any]:
     """Return the callable that `package.module:callable` names.
 
-    Raises:   ArgumentError: when there is no such module or callable.
+    Raises:
+        ArgumentError: when there is no such module or callable.
     """
     module_name, separator, attribute = reference.partition(":")
     if not separator or not attribute:
@@ -280,8 +282,9 @@ def load_data(reference: str, arguments: Sequence[str], batch_size: int) -> Iter
 def keyword_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     """Return `name=value` pairs as keyword arguments; values are JSON where they can be.
 
-    Example:  >>> keyword_arguments(["width=2", "norm=batch", "bias=false"])
-              {'width': 2, 'norm': 'batch', 'bias': False}
+    Example:
+        >>> keyword_arguments(["width=2", "norm=batch", "bias=false"])
+        {'width': 2, 'norm': 'batch', 'bias': False}
     """
     found = {}
     for pair in pairs:

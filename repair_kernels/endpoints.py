@@ -26,8 +26,8 @@ from repair_kernels.graph import (
 def capture_pair(model_a: nn.Module, model_b: nn.Module, data: Batches) -> NetworkGraph:
     """Check two networks and their data against each other, and capture the graph that they share.
 
-    Raises:   ArchitectureMismatchError, NonFiniteWeightError, CalibrationDataError,
-              GraphCaptureError
+    Raises:
+        ArchitectureMismatchError, NonFiniteWeightError, CalibrationDataError, GraphCaptureError
     """
     check_same_parameters(state_of(model_a), state_of(model_b))
     for name, model in (("a", model_a), ("b", model_b)):
@@ -53,7 +53,8 @@ def device_of(model: nn.Module) -> torch.device:
 def check_same_parameters(state_a: State, state_b: State) -> None:
     """Check that two weight sets have the same names and shapes.
 
-    Raises:   ArchitectureMismatchError: naming the first differences.
+    Raises:
+        ArchitectureMismatchError: naming the first differences.
     """
     only_a, only_b = (
         sorted(state_a.keys() - state_b.keys()),
@@ -81,7 +82,8 @@ def check_same_parameters(state_a: State, state_b: State) -> None:
 def check_finite_weights(state: State, network: str) -> None:
     """Check that no weight is NaN or infinite.
 
-    Raises:   NonFiniteWeightError: naming the network and the tensor.
+    Raises:
+        NonFiniteWeightError: naming the network and the tensor.
     """
     for name, tensor in state.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -94,7 +96,8 @@ def check_finite_weights(state: State, network: str) -> None:
 def check_input(model: nn.Module, batch: Tensor) -> None:
     """Check that a network can be fed with the data.
 
-    Raises:   CalibrationDataError: with the shape that came and the network's own message.
+    Raises:
+        CalibrationDataError: with the shape that came and the network's own message.
     """
     if len(batch) == 0:
         return
@@ -114,7 +117,8 @@ def check_input(model: nn.Module, batch: Tensor) -> None:
 def check_alpha(alpha: float) -> float:
     """Return alpha as a float.
 
-    Raises:   ArgumentError: when it is not a number in [0, 1].
+    Raises:
+        ArgumentError: when it is not a number in [0, 1].
     """
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
         raise ArgumentError(

@@ -78,10 +78,12 @@ def execute(
 ) -> list[Any]:
     """Run the graph on one batch with each weight set, in lockstep.
 
-    Args:     states: weight sets, on the batch's device
-              batch: the input; never changed
-              on_tap: called at each of `taps`, in graph order
-    Returns:  the network's output under each weight set
+    Args:
+        states: weight sets, on the batch's device
+        batch: the input; never changed
+        on_tap: called at each of `taps`, in graph order
+    Returns:
+        the network's output under each weight set
     """
     wanted = set(taps)
     runs = [Run(graph, state, batch) for state in states]

@@ -52,7 +52,7 @@ class NetworkGraph:
 
     Attributes:
         module: the graph itself, a `torch.fx.GraphModule` whose placeholders are parameters,
-          buffers and the input
+            buffers and the input
         sources: for each placeholder that is a parameter or buffer, its name in the model
         constants: tensors that the model's code created, by placeholder
         aliases: for the first name of each parameter and buffer all names that it has
@@ -124,7 +124,8 @@ class NetworkGraph:
     def tap(self, name: str) -> Tap:
         """Return a tap by its name, or by the path of the module whose output it is.
 
-        Raises:   ArgumentError: when there is no such tap.
+        Raises:
+            ArgumentError: when there is no such tap.
         """
         if name in self._taps:
             return self._taps[name]
@@ -189,14 +190,18 @@ class NetworkGraph:
 def trace(model: nn.Module, example_input: Tensor) -> NetworkGraph:
     """Capture a model's evaluation graph and derive its taps and permutation groups.
 
-    Args:     model: any module with one tensor as input; left as it is
-              example_input: a batch of inputs, on the model's device; its values do not matter
-    Returns:  the graph; `graph.taps` names its activations, `graph.groups` its permutation groups
-    Raises:   GraphCaptureError: when `torch.export` cannot capture the model; the cause is named
-    Example:  >>> graph = trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)),
-      torch.zeros(2, 3))
-              >>> graph.taps, graph.groups["0"].size
-              (('0', '1', '2'), 4)
+    Args:
+        model: any module with one tensor as input; left as it is
+        example_input: a batch of inputs, on the model's device; its values do not matter
+    Returns:
+        the graph; `graph.taps` names its activations, `graph.groups` its permutation groups
+    Raises:
+        GraphCaptureError: when `torch.export` cannot capture the model; the cause is named
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> graph = trace(model, torch.zeros(2, 3))
+        >>> graph.taps, graph.groups["0"].size
+        (('0', '1', '2'), 4)
     """
     if not isinstance(example_input, Tensor) or example_input.dim() == 0:
         raise GraphCaptureError(
@@ -237,7 +242,8 @@ def trace(model: nn.Module, example_input: Tensor) -> NetworkGraph:
 def check_same_architecture(graph_a: NetworkGraph, graph_b: NetworkGraph) -> None:
     """Check that two networks are the same graph.
 
-    Raises:   ArchitectureMismatchError: naming the first node at which they differ.
+    Raises:
+        ArchitectureMismatchError: naming the first node at which they differ.
     """
     for a, b in zip(graph_a.nodes, graph_b.nodes, strict=False):
         described = [_describe_node(a), _describe_node(b)]

@@ -16,11 +16,14 @@ def interpolate(
 ) -> nn.Module:
     """Return a copy of `model_a` with the weights (1 - alpha) a + alpha b.
 
-    Args:     model_a, model_b: networks of one architecture, b already permuted
-              alpha: weight of network b, in [0, 1]; 0 and 1 give the networks themselves to the bit
-              backend: None (by device), "triton" or "torch"
-    Raises:   ArgumentError: alpha outside [0, 1]; ArchitectureMismatchError: names or shapes differ
-    Source:   REPAIR (Jordan et al., 2023), §2
+    Args:
+        model_a, model_b: networks of one architecture, b already permuted
+        alpha: weight of network b, in [0, 1]; 0 and 1 give the networks themselves to the bit
+        backend: None (by device), "triton" or "torch"
+    Raises:
+        ArgumentError: alpha outside [0, 1]; ArchitectureMismatchError: names or shapes differ
+    Source:
+        REPAIR (Jordan et al., 2023), §2
     """
     return with_state(
         model_a, interpolate_state(state_of(model_a), state_of(model_b), alpha, backend=backend)

@@ -4,7 +4,8 @@
 
 One linear sum assignment per permutation group, on the correlations at the group's matching tap.
 
-Source: REPAIR (Jordan et al., 2023), eq. 2; Li et al. (2015).
+Source:
+    REPAIR (Jordan et al., 2023), eq. 2; Li et al. (2015).
 """
 
 from collections.abc import Mapping
@@ -25,12 +26,16 @@ def match(
 
         max_P  sum_i corr[i, P(i)]
 
-    Args:     stats: from `compute_stats`, with the correlation matrix at one tap of every group
-              groups: `trace(...).groups`
-    Returns:  by group name; live channels are matched with live ones first, dead ones take what is
-              left in order
-    Raises:   ArgumentError: a group none of whose taps has a correlation matrix
-    Source:   REPAIR (Jordan et al., 2023), eq. 2
+    Args:
+        stats: from `compute_stats`, with the correlation matrix at one tap of every group
+        groups: `trace(...).groups`
+    Returns:
+        by group name; live channels are matched with live ones first, dead ones take what is left
+        in order
+    Raises:
+        ArgumentError: a group none of whose taps has a correlation matrix
+    Source:
+        REPAIR (Jordan et al., 2023), eq. 2
     """
     return {name: _match_group(stats, group) for name, group in groups.items()}
 
@@ -51,7 +56,8 @@ def matched_correlation(
 def assign(corr: np.ndarray, dead_a: np.ndarray, dead_b: np.ndarray) -> np.ndarray:
     """Solve one linear sum assignment; dead rows and columns are matched last.
 
-    Returns:  for each row its column: a bijection
+    Returns:
+        for each row its column: a bijection
     """
     order = np.full(len(corr), -1)
     rows, columns = np.flatnonzero(~dead_a), np.flatnonzero(~dead_b)

@@ -17,11 +17,14 @@ from repair_kernels.symmetry import PermutationGroup
 class Permutation:
     """A bijection of channels: channel i of the result is channel `indices[i]` of the input.
 
-    Args:     indices: every number from 0 to n-1 exactly once
-    Raises:   ArgumentError: when `indices` is no bijection.
-    Example:  >>> p = Permutation([2, 0, 1])
-              >>> p.inverse().indices.tolist(), p.compose(p.inverse()) == Permutation.identity(3)
-              ([1, 2, 0], True)
+    Args:
+        indices: every number from 0 to n-1 exactly once
+    Raises:
+        ArgumentError: when `indices` is no bijection.
+    Example:
+        >>> p = Permutation([2, 0, 1])
+        >>> p.inverse().indices.tolist(), p.compose(p.inverse()) == Permutation.identity(3)
+        ([1, 2, 0], True)
     """
 
     indices: Tensor
@@ -81,9 +84,11 @@ def permute(
 ) -> nn.Module:
     """Return a copy of a model with its channels in another order; it computes the same function.
 
-    Args:     groups: permutation groups of the model's architecture, `trace(...).groups`
-              permutations: by group name; a group without an entry stays as it is
-    Raises:   ArgumentError: an unknown group, or a permutation of another size
+    Args:
+        groups: permutation groups of the model's architecture, `trace(...).groups`
+        permutations: by group name; a group without an entry stays as it is
+    Raises:
+        ArgumentError: an unknown group, or a permutation of another size
     """
     state = permute_state(state_of(model), groups, permutations)
     return with_state(model, state)
@@ -148,7 +153,8 @@ def check_permutations(
 ) -> None:
     """Check that each permutation has a group, and its size.
 
-    Raises:   ArgumentError: naming the group.
+    Raises:
+        ArgumentError: naming the group.
     """
     for name, permutation in permutations.items():
         if name not in groups:

@@ -1,30 +1,20 @@
 """The paper on one screen: statistics, matching, permutation, interpolation, REPAIR, folding."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from repair_kernels.affine import ChannelAffine
-from repair_kernels.batches import Batches
-from repair_kernels.calibration import VARIANTS, check_variant, correct, correction_taps
-from repair_kernels.endpoints import capture_pair, check_alpha, device_of, preserved_rng
-from repair_kernels.errors import ArgumentError, CalibrationDataError, FunctionChangedError
-from repair_kernels.evaluation import Path, variance_ratio
-from repair_kernels.execution import as_mapping, execute
-from repair_kernels.folding import attach, fold
-from repair_kernels.graph import NetworkGraph, State, state_of
-from repair_kernels.interpolation import interpolate_state
-from repair_kernels.matching import match, matched_correlation
+from repair_kernels.alignment import AlignedPair, Evaluate, align
+from repair_kernels.calibration import check_variant
+from repair_kernels.endpoints import check_alpha, device_of, preserved_rng
+from repair_kernels.errors import ArgumentError
+from repair_kernels.evaluation import Path
+from repair_kernels.matching import matched_correlation
 from repair_kernels.paired_stats import PairedStats
-from repair_kernels.permutation import Permutation, permute_state, tap_indices, with_state
-from repair_kernels.statistics import collect, collect_channels
-
-VERIFIED_IMAGES = 8
-Evaluate = Callable[[nn.Module], Mapping[str, float]]
-Ends = tuple[Mapping[str, float], Mapping[str, float]]
+from repair_kernels.permutation import Permutation
 
 
 @dataclass(frozen=True)
@@ -35,13 +25,13 @@ class RepairReport:
         variant: the variant of REPAIR, or "none"
         alpha: weight of network b
         permutation_deviation: largest difference that the permutation made to b's output, relative
-          to its largest output
+            to its largest output
         matched_correlation: by group, the mean correlation of matched channels
         corrected: taps that were corrected
         explicit: those of them whose correction stays as a `ChannelAffine` layer, because no weight
-          can hold it
+            can hold it
         dead_channels: by corrected tap, how many channels were left uncorrected because both
-          endpoints' are dead
+            endpoints' are dead
         n_images: how many images the statistics saw
     """
 
@@ -81,95 +71,6 @@ class RepairResult:
     report: RepairReport
 
 
-@dataclass(frozen=True)
-class MergedNetwork:
-    """A merged network, the taps that were corrected, and those that are explicit layers."""
-
-    model: nn.Module
-    corrected: tuple[str, ...]
-    explicit: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class AlignedPair:
-    """Two endpoints on one graph, b's channels in a's order, ready to be merged at any alpha.
-
-    Attributes:
-        model_a: network a, as it was given
-        graph: the graph of both
-        state_a, state_b: the weight sets; b's is permuted
-        state_plain: b's weight set as it was given
-        stats: the endpoints' statistics, b not permuted
-        aligned_stats: the same with b's channels in a's order
-        permutations: by group
-        deviation: largest difference that the permutation made to b's output, relative to its
-            largest output
-        data: the calibration data
-        taps: what to correct, as the caller said
-        backend: see `ops`
-        corrections: those found so far, by alpha and variant
-    """
-
-    model_a: nn.Module
-    graph: NetworkGraph
-    state_a: State
-    state_b: State
-    state_plain: State
-    stats: PairedStats
-    aligned_stats: PairedStats
-    permutations: Mapping[str, Permutation]
-    deviation: float
-    data: Batches
-    taps: Sequence[str] | str | None
-    backend: str | None
-    corrections: dict[tuple[float, str], dict[str, ChannelAffine]] = field(default_factory=dict)
-
-    def correct(self, alpha: float, variant: str) -> tuple[State, dict[str, ChannelAffine]]:
-        """Return the interpolated weight set, and the correction of each tap."""
-        state_b = self.state_plain if variant == "plain" else self.state_b
-        state = interpolate_state(self.state_a, state_b, alpha, backend=self.backend)
-        if variant not in VARIANTS or alpha in (0, 1):
-            return state, {}
-        if (alpha, variant) in self.corrections:
-            return state, self.corrections[alpha, variant]
-        taps = correction_taps(self.graph, variant, self.taps)
-        stats = self.aligned_stats
-        affines = correct(
-            self.graph, state, self.data, stats, taps, alpha, variant, backend=self.backend
-        )
-        self.corrections[alpha, variant] = affines
-        return state, affines
-
-    def merge(self, alpha: float, variant: str) -> MergedNetwork:
-        """Return the network at alpha, corrected, with the corrections in its weights."""
-        state, affines = self.correct(alpha, variant)
-        folded, explicit = fold(self.graph, state, affines)
-        model = attach(with_state(self.model_a, folded), self.graph, explicit)
-        return MergedNetwork(model, tuple(affines), tuple(explicit))
-
-    def sweep(
-        self, evaluate: Evaluate, alphas: Sequence[float], variants: Sequence[str], ends: Ends
-    ) -> Path:
-        """Evaluate every variant at every alpha; `ends` holds the metrics of the endpoints."""
-        points = sorted({0.0, 1.0, *alphas})
-        metrics: dict[str, dict[str, tuple[float, ...]]] = {}
-        for variant in variants:
-            inner = [dict(evaluate(self.merge(x, variant).model)) for x in points[1:-1]]
-            rows = [ends[0], *inner, ends[1]]
-            metrics[variant] = {name: tuple(float(row[name]) for row in rows) for name in rows[0]}
-        return Path(alphas=tuple(points), metrics=metrics)
-
-    def variance_ratios(self, alpha: float, variant: str) -> dict[str, float]:
-        """Return per tap how much of the endpoints' variance the network at alpha has (§3.1)."""
-        state, affines = self.correct(alpha, variant)
-        taps = tuple(self.stats)
-        seen = collect_channels(
-            self.graph, state, self.data, taps=taps, affines=affines, backend=self.backend
-        )
-        ends = self.stats
-        return {t: variance_ratio(seen[t].var, ends[t].var_a, ends[t].var_b, alpha) for t in taps}
-
-
 def repair(
     model_a: nn.Module,
     model_b: nn.Module,
@@ -186,19 +87,22 @@ def repair(
 ) -> RepairResult:
     """Merge two networks: match, permute, interpolate, restore their statistics.
 
-    Args:     model_a, model_b: networks of one architecture, trained apart; left as they are
-              batches: calibration data, such as 5,000 training images; read once, and once more by
-                "forward" and "sequential"
-              alpha: weight of network b, in [0, 1]; 0 and 1 give a and the permuted b back
-              variant: "forward", "closed_form", "sequential", or "none" to align only
-              taps: what to correct; see `calibrate`
-              n_samples: how many images to use at most
-              device, precision, backend, progress: see `compute_stats`
-    Returns:  the merged network, the permutations, the endpoints' statistics and a report
-    Raises:   ArgumentError, ArchitectureMismatchError, NonFiniteWeightError,
-              NonFiniteActivationError,
-              CalibrationDataError, GraphCaptureError, FunctionChangedError
-    Source:   REPAIR (Jordan et al., 2023)
+    Args:
+        model_a, model_b: networks of one architecture, trained apart; left as they are
+        batches: calibration data, such as 5,000 training images; read once, and once more by
+            "forward" and "sequential"
+        alpha: weight of network b, in [0, 1]; 0 and 1 give a and the permuted b back
+        variant: "forward", "closed_form", "sequential", or "none" to align only
+        taps: what to correct; see `calibrate`
+        n_samples: how many images to use at most
+        device, precision, backend, progress: see `compute_stats`
+    Returns:
+        the merged network, the permutations, the endpoints' statistics and a report
+    Raises:
+        ArgumentError, ArchitectureMismatchError, NonFiniteWeightError, NonFiniteActivationError,
+        CalibrationDataError, GraphCaptureError, FunctionChangedError
+    Source:
+        REPAIR (Jordan et al., 2023)
     """
     alpha, variant = check_alpha(alpha), check_variant(variant, also=("none",))
     device = device_of(model_a) if device is None else torch.device(device)
@@ -233,7 +137,7 @@ def sweep(
     model_a: nn.Module,
     model_b: nn.Module,
     batches: Iterable[Any],
-    evaluate: Callable[[nn.Module], Mapping[str, float]],
+    evaluate: Evaluate,
     *,
     alphas: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
     variants: Sequence[str] = ("none", "forward"),
@@ -248,13 +152,14 @@ def sweep(
 
     The endpoints' statistics are computed once for all of it.
 
-    Args:     evaluate: called with each merged network, returns its metrics by name, such as
-              {"loss": ..., "accuracy": ...}
-              alphas: weights of network b, in [0, 1]; the ends are added where they are missing
-              variants: of REPAIR, and "none" (aligned only) and "plain" (neither aligned nor
-                corrected)
-              the rest: see `repair`
-    Returns:  a `Path`: curves, barriers, plots
+    Args:
+        evaluate: called with each merged network, returns its metrics by name, such as {"loss":
+            ..., "accuracy": ...}
+        alphas: weights of network b, in [0, 1]; the ends are added where they are missing
+        variants: of REPAIR, and "none" (aligned only) and "plain" (neither aligned nor corrected)
+        the rest: see `repair`
+    Returns:
+        a `Path`: curves, barriers, plots
     """
     points = [check_alpha(alpha) for alpha in alphas]
     chosen = tuple(check_variant(variant, also=("none", "plain")) for variant in variants)
@@ -276,131 +181,6 @@ def sweep(
         )
         ends = (dict(evaluate(model_a)), dict(evaluate(model_b)))
         return pair.sweep(evaluate, points, chosen, ends)
-
-
-def align(
-    model_a: nn.Module,
-    model_b: nn.Module,
-    batches: Iterable[Any],
-    *,
-    variants: Sequence[str] = ("forward",),
-    taps: Sequence[str] | str | None = None,
-    n_samples: int | None = None,
-    device: torch.device | str | None = None,
-    precision: str = "tf32x3",
-    backend: str | None = None,
-    progress: bool = False,
-) -> AlignedPair:
-    """Collect the statistics in one pass, match, and carry b's channels into a's order.
-
-    Args:     variants: what the pair will be merged with; decides which statistics are kept
-              the rest: see `repair`
-    """
-    device = device_of(model_a) if device is None else torch.device(device)
-    data = _open(batches, n_samples, variants)
-    graph = capture_pair(model_a, model_b, data)
-    data.device = device
-    corrected = {tap for v in variants if v in VARIANTS for tap in correction_taps(graph, v, taps)}
-    crossed = set(graph.match_taps)
-    if "closed_form" in variants:
-        crossed |= set(correction_taps(graph, "closed_form", taps))
-    wanted = graph.resolve([*corrected, *crossed], ())
-    state_a, state_b = state_of(model_a), state_of(model_b)
-    stats = collect(
-        graph,
-        state_a,
-        state_b,
-        data,
-        taps=wanted,
-        cross=tuple(crossed),
-        precision=precision,
-        backend=backend,
-        progress=progress,
-    )
-    permutations = match(stats, graph.groups)
-    permuted = permute_state(state_b, graph.groups, permutations)
-    widths = {tap: graph.tap(tap).channels for tap in stats}
-    return AlignedPair(
-        model_a=model_a,
-        graph=graph,
-        state_a=state_a,
-        state_b=permuted,
-        state_plain=state_b,
-        stats=stats,
-        aligned_stats=stats.permuted_b(tap_indices(graph.groups, permutations, widths)),
-        permutations=permutations,
-        deviation=permutation_deviation(graph, state_b, permuted, data.first),
-        data=data,
-        taps=taps,
-        backend=backend,
-    )
-
-
-def permutation_deviation(
-    graph: NetworkGraph, state: State, permuted: State, batch: Tensor
-) -> float:
-    """Return how far a permuted network's output is off, relative to the largest output.
-
-    Computed in float64 on a few images.
-
-    Raises:   FunctionChangedError: when the difference is more than rounding.
-    """
-    few = batch[:VERIFIED_IMAGES]
-    if len(few) == 0:
-        return 0.0
-    if few.is_floating_point():
-        few = few.double()
-    with torch.no_grad():
-        widened = [
-            {
-                name: t.double() if t.is_floating_point() else t
-                for name, t in as_mapping(s, few.device).items()
-            }
-            for s in (state, permuted)
-        ]
-        before, after = execute(graph, widened, few)
-    return _largest_deviation(_tensors(before), _tensors(after))
-
-
-def _largest_deviation(before: list[Tensor], after: list[Tensor]) -> float:
-    largest = 0.0
-    for x, y in zip(before, after, strict=True):
-        deviation = float((x - y).abs().max() / x.abs().max().clamp_min(torch.finfo(x.dtype).tiny))
-        # A network that casts inside its forward rounds to the narrower type on the way.
-        allowed = 1e-8 if x.dtype == torch.float64 else 1e-2
-        if not deviation <= allowed:
-            raise FunctionChangedError(
-                "the permuted network must compute the same function; its output deviates by "
-                f"{deviation:.1e} of the largest "
-                "output; a permutation group of this architecture is wrong: please report it"
-            )
-        largest = max(largest, deviation)
-    return largest
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    values = (
-        output.values()
-        if isinstance(output, Mapping)
-        else output
-        if isinstance(output, list | tuple)
-        else ()
-    )
-    return [tensor for value in values for tensor in _tensors(value)]
-
-
-def _open(batches: Iterable[Any], n_samples: int | None, variants: Sequence[str]) -> Batches:
-    """Open the data, and refuse data that can be read once only where it has to be read again."""
-    data = Batches(batches, n_samples=n_samples)
-    again = [variant for variant in variants if variant in ("forward", "sequential")]
-    if again and not data.is_repeatable:
-        raise CalibrationDataError(
-            f"variant {again[0]!r} reads `batches` twice, and an iterator can be read once only; "
-            "pass a list or a DataLoader, or use `variant='closed_form'`"
-        )
-    return data
 
 
 def _dead_in_both(pair: AlignedPair, tap: str) -> int:

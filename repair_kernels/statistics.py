@@ -49,30 +49,32 @@ def compute_stats(
 
         mean, var of every channel of a and b;   corr[i, j] = cov(a_i, b_j) / (std a_i · std b_j)
 
-    Args:     model_a, model_b: two networks of one architecture; left as they are, run in
-              evaluation mode
-              batches: any iterable of input tensors, or of tuples, lists or dicts whose first item
-                is the input
-              taps: names of activations (see `trace(...).taps`) or of modules; "all"; default:
-                the output of every convolution,
-                linear map and residual block, and the taps that matching reads
-              cross: the taps at which the full correlation matrix is kept; "all"; default: the
-                taps that matching reads
-              n_samples: how many images to use at most
-              device: where to run; default: where `model_a` is
-              precision: how a GPU multiplies float32: "tf32x3", "tf32" or "ieee"
-              backend: None (by device), "triton" or "torch"
-              process_group: a torch.distributed group over whose ranks the statistics are merged
-              progress: whether to show a progress bar
-    Returns:  `PairedMoments` by tap name, float64, on the device
-    Raises:   ArchitectureMismatchError, NonFiniteWeightError, NonFiniteActivationError,
-              CalibrationDataError,
-              GraphCaptureError, ArgumentError
-    Source:   REPAIR (Jordan et al., 2023), §2.2 and §4
-    Example:  >>> a, b = nn.Linear(3, 4), nn.Linear(3, 4)
-              >>> stats = compute_stats(a, b, [torch.ones(8, 3)])
-              >>> stats[""].n_samples if "" in stats else stats[next(iter(stats))].n_samples
-              8
+    Args:
+        model_a, model_b: two networks of one architecture; left as they are, run in evaluation mode
+        batches: any iterable of input tensors, or of tuples, lists or dicts whose first item is the
+            input
+        taps: names of activations (see `trace(...).taps`) or of modules; "all"; default: the output
+            of every convolution, linear map and residual block, and the taps that matching reads
+        cross: the taps at which the full correlation matrix is kept; "all"; default: the taps that
+            matching reads
+        n_samples: how many images to use at most
+        device: where to run; default: where `model_a` is
+        precision: how a GPU multiplies float32: "tf32x3", "tf32" or "ieee"
+        backend: None (by device), "triton" or "torch"
+        process_group: a torch.distributed group over whose ranks the statistics are merged
+        progress: whether to show a progress bar
+    Returns:
+        `PairedMoments` by tap name, float64, on the device
+    Raises:
+        ArchitectureMismatchError, NonFiniteWeightError, NonFiniteActivationError,
+        CalibrationDataError, GraphCaptureError, ArgumentError
+    Source:
+        REPAIR (Jordan et al., 2023), §2.2 and §4
+    Example:
+        >>> a, b = (nn.Sequential(nn.Linear(3, 4), nn.ReLU()) for _ in "ab")
+        >>> stats = compute_stats(a, b, [torch.rand(8, 3), torch.rand(5, 3)])
+        >>> stats["0"].n_samples, stats["0"].mean_a.shape
+        (13, torch.Size([4]))
     """
     device = device_of(model_a) if device is None else torch.device(device)
     with preserved_rng(device):

@@ -99,9 +99,10 @@ def find_symmetry(
 ) -> Symmetry:
     """Return the permutation groups.
 
-    Args:     tracker: the walked graph
-              sites: tappable values in graph order
-              aliases: for each parameter all the names that it has (tied parameters have several)
+    Args:
+        tracker: the walked graph
+        sites: tappable values in graph order
+        aliases: for each parameter all the names that it has (tied parameters have several)
     """
     orbits = tracker.channels.orbits()
     channel_dims = _channel_dims(tracker)

@@ -13,14 +13,14 @@ PACKAGE = ROOT / "repair_kernels"
 
 # From the ground up: a module imports from rows above it in this table, or from its left.
 LAYERS = (
-    ("errors", "atomic"),
+    ("errors", "atomic", "version"),
     ("reference", "kernels"),
     ("ops",),
     ("moments", "paired_stats", "axes", "rules", "symmetry", "taps", "graph", "permutation"),
     ("batches", "execution", "affine", "endpoints"),
     ("checkpoints", "plotting"),
     ("statistics", "matching", "interpolation", "folding", "calibration", "evaluation"),
-    ("pipeline",),
+    ("alignment", "pipeline"),
     ("cli",),
     ("__init__", "__main__"),
 )
