@@ -56,7 +56,7 @@ def compute_stats(
         taps: names of activations (see `trace(...).taps`) or of modules; "all"; default: the output
             of every convolution, linear map and residual block, and the taps that matching reads
         cross: the taps at which the full correlation matrix is kept; "all"; default: the taps that
-            matching reads
+            matching reads. Named taps are recorded also where `taps` leaves them out
         n_samples: how many images to use at most
         device: where to run; default: where `model_a` is
         precision: how a GPU multiplies float32: "tf32x3", "tf32" or "ieee"
@@ -87,13 +87,17 @@ def compute_stats(
             return all_reduce(PairedStats({}, n_images=0), process_group)
         graph = capture_pair(model_a, model_b, data)
         data.device = device
+        chosen = graph.resolve(taps, graph.default_taps)
+        crossed = graph.resolve(cross, graph.match_taps)
+        if cross not in (None, "all"):
+            chosen = graph.resolve((*chosen, *crossed), ())
         stats = collect(
             graph,
             state_of(model_a),
             state_of(model_b),
             data,
-            taps=graph.resolve(taps, graph.default_taps),
-            cross=graph.resolve(cross, graph.match_taps),
+            taps=chosen,
+            cross=crossed,
             precision=precision,
             backend=backend,
             progress=progress,

@@ -1,0 +1,150 @@
+"""Laws of batches: every form that users have them in gives the same inputs, checked."""
+
+from collections import OrderedDict, namedtuple
+from collections.abc import Iterable
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from repair_kernels.batches import Batches, input_of
+from repair_kernels.errors import CalibrationDataError
+
+Labelled = namedtuple("Labelled", ["image", "label"])
+IMAGES = torch.arange(24.0).reshape(8, 3)
+LABELS = torch.arange(8)
+pytestmark = pytest.mark.usefixtures("unchecked_annotations")
+
+
+def split(images: Tensor, sizes: list[int]) -> list[Tensor]:
+    return list(images.split(sizes))
+
+
+FORMS = {
+    "tensors": lambda: split(IMAGES, [3, 3, 2]),
+    "tuples": lambda: ((x, torch.zeros(len(x))) for x in split(IMAGES, [3, 3, 2])),
+    "lists": lambda: [[x] for x in split(IMAGES, [3, 3, 2])],
+    "named tuples": lambda: [Labelled(x, 0) for x in split(IMAGES, [3, 3, 2])],
+    "dicts": lambda: [OrderedDict(image=x, label=0) for x in split(IMAGES, [3, 3, 2])],
+    "an iterator": lambda: iter(split(IMAGES, [3, 3, 2])),
+    "a tuple": lambda: tuple(split(IMAGES, [3, 3, 2])),
+    "a DataLoader": lambda: DataLoader(TensorDataset(IMAGES, LABELS), batch_size=3),
+}
+
+
+def joined(batches: Iterable[Tensor]) -> Tensor:
+    return torch.cat(list(batches))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_batches_gives_the_same_inputs(form):
+    assert torch.equal(joined(Batches(FORMS[form]())), IMAGES)
+
+
+@given(st.integers(1, 12), st.lists(st.integers(0, 8), max_size=4))
+def test_n_samples_takes_the_first_images_wherever_batches_end(n, cuts):
+    ends = [0, *sorted(cuts), 8]
+    batches = [IMAGES[start:stop] for start, stop in pairwise(ends)]
+    taken = joined(Batches(batches, n_samples=n))
+    assert torch.equal(taken, IMAGES[:n])
+
+
+def test_no_batch_is_asked_for_beyond_n_samples():
+    def batches():
+        yield IMAGES[:5]
+        raise AssertionError("one batch too many")
+
+    assert len(joined(Batches(batches(), n_samples=5))) == 5
+
+
+def test_empty_batches_are_left_out():
+    batches = list(Batches([IMAGES[:0], IMAGES[:3], IMAGES[:0], IMAGES[3:]]))
+    assert [len(batch) for batch in batches] == [3, 5]
+
+
+def test_the_first_batch_is_seen_and_not_lost():
+    batches = Batches(iter(split(IMAGES, [3, 5])))
+    assert torch.equal(batches.first, IMAGES[:3])
+    assert torch.equal(joined(batches), IMAGES)
+
+
+def test_what_can_be_read_again_is_read_again():
+    batches = Batches(split(IMAGES, [3, 5]), n_samples=4)
+    assert batches.is_repeatable
+    assert torch.equal(joined(batches), joined(batches))
+
+
+def test_a_spent_iterator_is_refused():
+    batches = Batches(iter(split(IMAGES, [3, 5])))
+    assert not batches.is_repeatable
+    joined(batches)
+    with pytest.raises(CalibrationDataError, match="read more than once .*pass a list"):
+        joined(batches)
+
+
+def test_inputs_come_without_a_gradient():
+    (batch,) = Batches([IMAGES.clone().requires_grad_()])
+    assert not batch.requires_grad
+
+
+def test_inputs_are_moved_to_the_device():
+    (batch,) = Batches([IMAGES], device=torch.device("meta"))
+    assert batch.device.type == "meta"
+
+
+def test_the_length_is_the_sources_or_zero():
+    assert len(Batches(split(IMAGES, [3, 5]))) == 2
+    assert len(Batches(iter([IMAGES]))) == 0
+
+
+@pytest.mark.parametrize("empty", [[], (), iter([]), DataLoader([], batch_size=2)])
+def test_no_batches_are_refused(empty):
+    with pytest.raises(CalibrationDataError, match="at least one batch; it is empty"):
+        Batches(empty)
+
+
+def test_batches_without_a_single_image_are_refused():
+    with pytest.raises(CalibrationDataError, match="all batches are empty"):
+        list(Batches([IMAGES[:0], IMAGES[:0]]))
+
+
+def test_a_tensor_in_place_of_batches_is_refused():
+    with pytest.raises(CalibrationDataError, match="got a Tensor; pass a DataLoader, or a list"):
+        Batches(IMAGES)
+
+
+def test_what_is_no_iterable_is_refused():
+    with pytest.raises(CalibrationDataError, match="must be an iterable of batches; got a int"):
+        Batches(3)
+
+
+@pytest.mark.parametrize("n", [0, -1, True, 2.0, "8"])
+def test_n_samples_that_is_no_positive_number_is_refused(n):
+    with pytest.raises(CalibrationDataError, match=f"`n_samples` must be .*got {n!r}"):
+        Batches([IMAGES], n_samples=n)
+
+
+@pytest.mark.parametrize(
+    ("batch", "named"),
+    [
+        ("text", "batch 7 is a str whose first item is str"),
+        ((), "batch 7 is a tuple whose first item is NoneType"),
+        ({}, "batch 7 is a dict whose first item is NoneType"),
+        ([[IMAGES]], "batch 7 is a list whose first item is list"),
+        (torch.tensor(1.0), "batch 7 is a Tensor whose first item is Tensor"),
+        (None, "batch 7 is a NoneType"),
+    ],
+)
+def test_a_batch_without_an_input_is_refused_by_number_and_type(batch, named):
+    with pytest.raises(CalibrationDataError, match=named):
+        input_of(batch, 7)
+
+
+def test_a_batch_of_another_image_size_is_refused_by_number_and_shape():
+    batches = Batches([IMAGES, IMAGES, torch.zeros(2, 4)])
+    with pytest.raises(CalibrationDataError, match=r"\(n, 3\) as the first; batch 2 has \(2, 4\)"):
+        list(batches)
