@@ -36,32 +36,41 @@ OnTap = Callable[[Tap, list[Tensor]], list[Tensor] | None]
 class Run:
     """The values of one weight set while its graph is run on one batch."""
 
-    def __init__(self, graph: NetworkGraph, state: State, batch: Tensor):
+    def __init__(
+        self, graph: NetworkGraph, state: State, batch: Tensor, dtype: torch.dtype | None = None
+    ):
         self.graph = graph
         self.device = batch.device
+        self.dtype = dtype
         overwritten = overwritten_placeholders(graph)
         self.values: dict[str, Any] = {}
         for name, source in graph.sources.items():
             self.values[name] = state[source].clone() if name in overwritten else state[source]
         for name, constant in graph.constants.items():
-            self.values[name] = constant.to(self.device, copy=name in overwritten)
+            kept = constant.dtype if dtype is None or not constant.is_floating_point() else dtype
+            self.values[name] = constant.to(self.device, kept, copy=name in overwritten)
         self.values[graph.input] = batch.clone() if graph.input in overwritten else batch
 
     def step(self, node: Node) -> Any:
         """Compute one node."""
         lookup = lambda n: self.values[n.name]  # noqa: E731
         if node.op == "call_function":
-            kwargs = map_arg(node.kwargs, lookup)
+            args, kwargs = map_arg(node.args, lookup), map_arg(node.kwargs, lookup)
             if kwargs.get("device") is not None:
                 kwargs = {**kwargs, "device": self.device}
-            self.values[node.name] = cast(Callable, node.target)(
-                *map_arg(node.args, lookup), **kwargs
-            )
+            args = tuple(self._cast(value) for value in args)
+            kwargs = {name: self._cast(value) for name, value in kwargs.items()}
+            self.values[node.name] = cast(Callable, node.target)(*args, **kwargs)
         elif node.op == "get_attr":
             self.values[node.name] = getattr(self.graph.module, str(node.target))
         elif node.op == "output":
             self.values[node.name] = map_arg(node.args[0], lookup)
         return self.values.get(node.name)
+
+    def _cast(self, value: Any) -> Any:
+        """Return an argument; where the graph asks for floats of a dtype, for the run's own."""
+        asked = isinstance(value, torch.dtype) and value.is_floating_point
+        return self.dtype if asked and self.dtype is not None else value
 
     def free(self, nodes: Sequence[Node]) -> None:
         """Forget values that no later node reads."""
@@ -75,6 +84,7 @@ def execute(
     batch: Tensor,
     on_tap: OnTap | None = None,
     taps: Sequence[str] = (),
+    dtype: torch.dtype | None = None,
 ) -> list[Any]:
     """Run the graph on one batch with each weight set, in lockstep.
 
@@ -82,11 +92,12 @@ def execute(
         states: weight sets, on the batch's device
         batch: the input; never changed
         on_tap: called at each of `taps`, in graph order
+        dtype: that of all floats, the network's own casts included; default: as they come
     Returns:
         the network's output under each weight set
     """
     wanted = set(taps)
-    runs = [Run(graph, state, batch) for state in states]
+    runs = [Run(graph, state, batch, dtype) for state in states]
     outputs: list[Any] = []
     for node, unused in last_uses(graph):
         outputs = [run.step(node) for run in runs]

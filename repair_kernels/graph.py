@@ -227,6 +227,7 @@ def trace(model: nn.Module, example_input: Tensor) -> NetworkGraph:
             f"{type(error).__name__}: {cause[0] if cause else 'no message'}; "
             "the forward must take one tensor and must not branch on values or fix the batch size"
         ) from error
+    _drop_assertions(program.graph_module)
     signature = program.graph_signature
     sources = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     constants: dict[str, Any] = {
@@ -237,6 +238,13 @@ def trace(model: nn.Module, example_input: Tensor) -> NetworkGraph:
     canonical = {name: names[0] for names in aliases.values() for name in names}
     sources = {node: canonical[name] for node, name in sources.items()}
     return NetworkGraph(program.graph_module, sources, constants, aliases)
+
+
+def _drop_assertions(module: GraphModule) -> None:
+    """Remove the check of the traced dtype that export puts before a cast: weights may be wider."""
+    for node in list(module.graph.nodes):
+        if packet(node) is aten._assert_tensor_metadata:
+            module.graph.erase_node(node)
 
 
 def check_same_architecture(graph_a: NetworkGraph, graph_b: NetworkGraph) -> None:

@@ -1,12 +1,13 @@
 """Test set-up: Triton's interpreter where there is no GPU, threads, hypothesis profiles."""
 
+import contextlib
+import importlib
 import os
+from collections.abc import Iterator
 
 # One test process per core: each takes its share of the threads, before torch counts them.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
-
-from collections.abc import Iterator
 
 import hypothesis
 import jaxtyping
@@ -38,6 +39,9 @@ def _fixed_seed() -> None:
 @pytest.fixture
 def torch_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the ops of CPU tensors in plain PyTorch: stage tests need no interpreted kernels."""
+    # Triton is made for its interpreter when it is imported, or never.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("repair_kernels.kernels")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
