@@ -19,12 +19,8 @@ import argparse
 import json
 import math
 import os
-import platform
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -39,6 +35,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.utils.data import DataLoader, Dataset, Subset  # noqa: E402
 
 import repair_kernels as rk  # noqa: E402
+from bench.provenance import provenance  # noqa: E402
 from models.resnet import imagenet_resnet18, imagenet_resnet50  # noqa: E402
 from repair_kernels.checkpoints import load_into, load_state_dict  # noqa: E402
 from repair_kernels.errors import CalibrationDataError, RepairKernelsError  # noqa: E402
@@ -206,36 +203,6 @@ def build_loader(options: argparse.Namespace) -> DataLoader:
     )
 
 
-def provenance(device: torch.device, arguments: Sequence[str]) -> dict[str, Any]:
-    """Return where and with what a result was measured."""
-
-    def git(*command: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True)
-        return done.stdout.strip()
-
-    return {
-        "device": device_name(device),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "repair_kernels": rk.__version__,
-        },
-        "commit": git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else ""),
-        "command": shlex.join(["python", "bench/imagenet_stats.py", *arguments]),
-    }
-
-
-def device_name(device: torch.device) -> str:
-    """Return what the device calls itself; a CPU's name comes with the threads in use."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpu = platform.processor() or platform.machine()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), cpu)
-    return f"{cpu}, {torch.get_num_threads()} threads"
-
-
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line, and refuse what cannot be run before anything is built."""
     parser = argparse.ArgumentParser(
@@ -324,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = {
         "networks": f"two {options.model}s with {weights}, {options.precision}",
         "images": f"{source} of {size} in batches of {options.batch_size}",
-        **provenance(options.device, arguments),
+        **provenance("imagenet_stats.py", options.device, arguments),
         **stopwatch.report(),
         "n_images": stats.n_images,
         "taps": len(stats),

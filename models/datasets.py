@@ -85,7 +85,7 @@ def load(
     if n is not None and n < 1:
         raise ValueError(f"`n` must be positive, got {n}")
     found = None
-    for folder in _search_path(root):
+    for folder in search_path(root):
         if has_packed(folder, f"{name}_{split}"):
             found = read_packed(folder, f"{name}_{split}", n)
             break
@@ -222,7 +222,7 @@ def _check_split(split: str) -> None:
         raise ValueError(f"`split` must be one of {SPLITS}, got {split!r}")
 
 
-def _search_path(root: str | Path | None) -> list[Path]:
+def search_path(root: str | Path | None = None) -> list[Path]:
     """Return the folders to look in; a folder that the user names is the only one."""
     chosen = root if root is not None else os.environ.get("REPAIR_DATA")
     if chosen:
@@ -239,7 +239,7 @@ def _first(images: Tensor, labels: Tensor, n: int | None, name: str) -> tuple[Te
 
 def _advice(name: str, split: str, root: str | Path | None) -> str:
     """Return the message for absent data: what was sought, where, and what to do."""
-    folders = ", ".join(str(folder) for folder in _search_path(root))
+    folders = ", ".join(str(folder) for folder in search_path(root))
     return (
         f"the {split} images of {name} were not found in: {folders}. Get them with torchvision "
         f"(`torchvision.datasets.{FOLDERS[name].torchvision_class}(root, download=True)`) or from "

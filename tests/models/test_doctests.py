@@ -31,4 +31,4 @@ def test_models_import_only_models_and_other_packages(file: Path) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    assert not {name for name in imported if name.split(".")[0] in ("repair_kernels", "bench")}
+    assert not {name for name in imported if name.split(".")[0] in ("tests", "bench")}

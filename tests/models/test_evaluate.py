@@ -38,5 +38,5 @@ def test_bytes_are_normalised_by_the_sets_constants() -> None:
 
 
 def test_no_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="`images` is empty"):
+    with pytest.raises(ValueError, match="at least one labelled image"):
         evaluate(nn.Flatten(), torch.zeros(0, 1, 2, 2), torch.zeros(0))
