@@ -51,7 +51,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_same_parameters(state_a: State, state_b: State) -> None:
-    """Check that two weight sets have the same names and shapes.
+    """Check that two weight sets have the same names, shapes and dtypes.
 
     Raises:
         ArchitectureMismatchError: naming the first differences.
@@ -76,6 +76,12 @@ def check_same_parameters(state_a: State, state_b: State) -> None:
                 f"the two networks must have tensors of the same shapes; {name!r} is "
                 f"{tuple(tensor.shape)} in network a "
                 f"and {tuple(state_b[name].shape)} in network b; merge networks of one width"
+            )
+        if tensor.dtype != state_b[name].dtype:
+            raise ArchitectureMismatchError(
+                f"the two networks must have tensors of the same dtypes; {name!r} is "
+                f"{tensor.dtype} in network a and {state_b[name].dtype} in network b; convert one "
+                "of them"
             )
 
 
@@ -103,7 +109,10 @@ def check_input(model: nn.Module, batch: Tensor) -> None:
         return
     with evaluating(model), torch.no_grad():
         try:
-            model(batch[:1].clone().to(device_of(model)))
+            # A forward that counts its calls would count this one, too: it gets its own buffers.
+            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            inputs = batch[:1].clone().to(device_of(model))
+            torch.func.functional_call(model, buffers, (inputs,))
         except Exception as error:
             cause = str(error).strip().splitlines()
             raise CalibrationDataError(

@@ -15,12 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from repair_kernels.batches import Batches
 from repair_kernels.errors import (
-    ArchitectureMismatchError,
     ArgumentError,
-    CalibrationDataError,
-    GraphCaptureError,
     NonFiniteActivationError,
-    NonFiniteWeightError,
 )
 from repair_kernels.graph import NetworkGraph, state_of, trace
 from repair_kernels.moments import PairedMoments
@@ -358,14 +354,13 @@ def test_a_group_of_one_process_changes_nothing(alone):
 
 
 class Perceptron(nn.Module):
-    def __init__(self, width: int = 5, act: Callable[[Tensor], Tensor] = F.relu) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(3, width)
-        self.fc2 = nn.Linear(width, 4)
-        self.act = act
+        self.fc1 = nn.Linear(3, 5)
+        self.fc2 = nn.Linear(5, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(F.relu(self.fc1(x)))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -386,54 +381,6 @@ def test_an_overflow_is_named_by_network_tap_and_batch():
         compute_stats(a, b, batches)
 
 
-@pytest.mark.parametrize("bad", [math.nan, -math.inf])
-def test_a_bad_weight_is_named_by_network_and_tensor(bad):
-    a, b = Perceptron(), Perceptron()
-    with torch.no_grad():
-        b.fc2.bias[1] = bad
-    with pytest.raises(NonFiniteWeightError, match=r"'fc2\.bias' of network b has NaN or inf"):
-        compute_stats(a, b, [torch.randn(4, 3)])
-
-
-def test_parameters_of_one_network_only_are_named():
-    other = nn.Sequential(nn.Linear(3, 5))
-    with pytest.raises(
-        ArchitectureMismatchError, match=r"only in a: fc1\.bias.*only in b: 0\.bias"
-    ):
-        compute_stats(Perceptron(), other, [torch.randn(4, 3)])
-
-
-def test_the_first_tensor_of_another_shape_is_named_with_both_shapes():
-    with pytest.raises(ArchitectureMismatchError, match=r"'fc1\.weight' is \(5, 3\).*\(6, 3\)"):
-        compute_stats(Perceptron(5), Perceptron(6), [torch.randn(4, 3)])
-
-
-def test_networks_of_the_same_tensors_and_other_operators_are_refused():
-    with pytest.raises(ArchitectureMismatchError, match=r"at 'relu' .*aten\.relu.*aten\.gelu"):
-        compute_stats(Perceptron(act=F.relu), Perceptron(act=F.gelu), [torch.randn(4, 3)])
-
-
-def test_inputs_that_the_network_refuses_are_named_by_shape():
-    with pytest.raises(CalibrationDataError, match=r"refuses an input of shape \(4, 7\)"):
-        compute_stats(Perceptron(), Perceptron(), [torch.randn(4, 7)])
-
-
-def test_inputs_of_another_dtype_are_refused_by_it():
-    with pytest.raises(CalibrationDataError, match="and torch.int64: RuntimeError"):
-        compute_stats(Perceptron(), Perceptron(), [torch.ones(4, 3, dtype=torch.int64)])
-
-
-def test_a_later_batch_of_another_shape_is_named_by_number():
-    with pytest.raises(CalibrationDataError, match=r"batch 1 has \(4, 2\)"):
-        compute_stats(Perceptron(), Perceptron(), [torch.randn(4, 3), torch.randn(4, 2)])
-
-
-@pytest.mark.parametrize("batches", [[], [torch.zeros(0, 3)]])
-def test_no_images_are_refused(batches):
-    with pytest.raises(CalibrationDataError, match="must hold at least one"):
-        compute_stats(Perceptron(), Perceptron(), batches)
-
-
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -447,15 +394,6 @@ def test_no_images_are_refused(batches):
 def test_an_unknown_option_is_refused_by_its_name(options, match):
     with pytest.raises(ArgumentError, match=match):
         compute_stats(Perceptron(), Perceptron(), [torch.randn(4, 3)], **options)
-
-
-def test_a_network_that_cannot_be_captured_is_refused():
-    def branch(self: nn.Module, x: Tensor) -> Tensor:
-        return self.fc(x if x.sum() > 0 else -x)
-
-    a, b = (Calls(branch, fc=nn.Linear(3, 4)) for _ in "ab")
-    with pytest.raises(GraphCaptureError, match="could not capture Calls"):
-        compute_stats(a, b, [torch.randn(4, 3)])
 
 
 def test_one_networks_moments_are_its_part_of_the_pairs(graph):
