@@ -23,6 +23,24 @@ MOVING = {
     },
     "conv, depthwise": Case(between(conv(6, 6, 3, groups=6)), (6,)),
     "conv, depthwise with multiplier": Case(between(conv(6, 12, 3, groups=6), c=12), (6,)),
+    "conv, weight times mask": Case(
+        around(
+            lambda self, y: F.conv2d(y, self.w * self.mask),
+            c=5,
+            w=vector(5, 6, 3, 3),
+            mask=vector(5, 6, 3, 3),
+        ),
+        (6, 5),
+    ),
+    "transposed conv, weight times mask": Case(
+        around(
+            lambda self, y: F.conv_transpose2d(y, self.w * self.mask),
+            c=5,
+            w=vector(6, 5, 3, 3),
+            mask=vector(6, 5, 3, 3),
+        ),
+        (6, 5),
+    ),
     "conv, grouped": Case(between(conv(6, 9, 3, groups=3), c=9), (3,)),
     "conv1d": Case(chain(nn.Conv1d(3, 6, 3), nn.Tanh(), nn.Conv1d(6, 4, 3)), (6,), (3, 9)),
     "conv3d": Case(chain(nn.Conv3d(3, 6, 2), nn.Tanh(), nn.Conv3d(6, 4, 2)), (6,), (3, 4, 4, 4)),
