@@ -1,7 +1,7 @@
 """Batches as users have them: tensors, or tuples, lists and dicts whose first item is the input."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -61,13 +61,13 @@ class Batches:
         self.n_samples = n_samples
         self._source = batches
         self._pending: Iterator[Any] | None = iter(batches)
-        taken = next(self._pending, None)
-        if taken is None:
+        taken = list(islice(self._pending, 1))
+        if not taken:
             raise EmptyDataError(
                 "`batches` must hold at least one batch; it is empty; check the data loader"
             )
-        self.first = input_of(taken, 0)
-        self._pending = chain([taken], self._pending)
+        self.first = input_of(taken[0], 0)
+        self._pending = chain(taken, self._pending)
         self.is_repeatable = not isinstance(batches, Iterator)
 
     def __len__(self) -> int:

@@ -127,11 +127,6 @@ def test_class_modes_and_what_needs_a_gradient_are_those_of_a() -> None:
     assert torch.equal(after["requires_grad"], before["requires_grad"])
 
 
-def test_dtypes_are_those_of_a() -> None:
-    a, b = pair(torch.float16)[0], pair(torch.float32)[1]
-    assert rk.interpolate(a, b, 0.5).classifier.weight.dtype == torch.float16
-
-
 def test_tied_parameters_stay_tied() -> None:
     models = []
     for seed in (0, 1):
@@ -166,6 +161,14 @@ def test_a_missing_parameter_is_named() -> None:
 def test_a_parameter_of_another_shape_is_named() -> None:
     with pytest.raises(ArchitectureMismatchError, match=r"'weight' is \(3, 2\).*\(4, 2\)"):
         rk.interpolate(nn.Linear(2, 3), nn.Linear(2, 4), 0.5)
+
+
+def test_networks_of_two_dtypes_are_refused() -> None:
+    a, b = nn.Linear(2, 2).half(), nn.Linear(2, 2)
+    with pytest.raises(
+        ArchitectureMismatchError, match="'weight' is torch.float16 .* torch.float32"
+    ):
+        rk.interpolate(a, b, 0.5)
 
 
 def test_an_unknown_backend_is_named() -> None:
