@@ -73,7 +73,10 @@ class Launch:
         values = [f"{name}={value}" for name, value in self.constants if name.isupper()]
         values += [f"{name}={value}" for name, value in self.options]
         dense = [f"unit({','.join(name.removeprefix('stride_') for name in strides)})"]
-        return " ".join([*sorted(types), *values, *(dense if strides else [])])
+        sizes = [name for name, kind in self.signature if kind in ("i32", "i64")]
+        odd = [name.removeprefix("stride_") for name in sizes if name not in self.aligned]
+        odd = [f"odd({','.join(odd)})"] if odd else []
+        return " ".join([*sorted(types), *values, *(dense if strides else []), *odd])
 
 
 class Recorder:
@@ -241,7 +244,6 @@ def main() -> int:
     for target in options.target:
         seen = set()
         for launch in launches_on(devices.KNOWN[target], options.quick):
-            # Launches that differ in sizes alone compile to almost the same code.
             key = launch.kernel.__name__, launch.config
             if options.kernel in key[0] and key not in seen:
                 seen.add(key)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..reference.sums import ChannelSums
 from .chan import merge, store_moments
 from .devices import Device, device_of, on_its_device
-from .positions import Positions
+from .positions import Positions, position_offsets
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def _channel_moments_partial_kernel(
     stride_xc,
     stride_xp,
     ACC: tl.constexpr,  # precision of the deviations: fp32, or fp64 for fp64
+    WIDE: tl.constexpr,  # whether positions within a split need 64 bits
     SUM: tl.constexpr,  # precision of the sums over one block, which the GPU forms as a tree
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -75,32 +76,36 @@ def _channel_moments_partial_kernel(
     offs_c = pid_c * BLOCK_C + tl.arange(0, BLOCK_C)
     mask_c = offs_c < c
     first = pid_s * split_size
-    last = tl.minimum(first + split_size, n_samples)
-    base_ptrs = x_ptr + offs_c[None, :] * stride_xc  # [1, BLOCK_C]
+    size = tl.minimum(split_size, n_samples - first)
+    # From here positions count from the start of the split's first image.
+    skip = first % places
+    base_ptrs = x_ptr + (first // places) * stride_xn + offs_c[None, :] * stride_xc  # [1, BLOCK_C]
+    if not WIDE:
+        size = size.to(tl.int32)
+        skip = skip.to(tl.int32)
 
-    offs_n = first + tl.arange(0, BLOCK_N)
-    mask = (offs_n < last)[:, None] & mask_c[None, :]
-    offs_x = (offs_n // places) * stride_xn + (offs_n % places) * stride_xp
-    x = tl.load(base_ptrs + offs_x[:, None], mask=mask, other=0.0).to(ACC)  # [BLOCK_N, BLOCK_C]
-    held = tl.minimum(last - first, BLOCK_N).to(ACC)
-    pivot = tl.sum(x, axis=0) / held  # [BLOCK_C]
+    offs_n = tl.arange(0, BLOCK_N)
+    mask = (offs_n < size)[:, None] & mask_c[None, :]
+    x_ptrs = base_ptrs + position_offsets(skip + offs_n, places, stride_xn, stride_xp)[:, None]
+    x = tl.load(x_ptrs, mask=mask, other=0.0).to(ACC)  # [BLOCK_N, BLOCK_C]
+    pivot = tl.sum(x, axis=0) / tl.minimum(size, BLOCK_N).to(ACC)  # [BLOCK_C]
 
     acc_sum = tl.zeros([BLOCK_C], tl.float64)
     acc_squares = tl.zeros([BLOCK_C], tl.float64)
-    for start in range(first, last, BLOCK_N):
-        offs_n = tl.cast(start, tl.int64) + tl.arange(0, BLOCK_N)
-        mask = (offs_n < last)[:, None] & mask_c[None, :]
-        offs_x = (offs_n // places) * stride_xn + (offs_n % places) * stride_xp
-        x = tl.load(base_ptrs + offs_x[:, None], mask=mask, other=0.0).to(ACC)
+    for start in range(0, size, BLOCK_N):
+        offs_n = tl.cast(start, size.dtype) + tl.arange(0, BLOCK_N)
+        mask = (offs_n < size)[:, None] & mask_c[None, :]
+        x_ptrs = base_ptrs + position_offsets(skip + offs_n, places, stride_xn, stride_xp)[:, None]
+        x = tl.load(x_ptrs, mask=mask, other=0.0).to(ACC)
         deviation = tl.where(mask, x - pivot[None, :], 0.0)  # [BLOCK_N, BLOCK_C]
         acc_sum += tl.sum(deviation.to(SUM), axis=0).to(tl.float64)
         acc_squares += tl.sum((deviation * deviation).to(SUM), axis=0).to(tl.float64)
 
-    size = tl.num_programs(0).to(tl.int64) * c
+    length = tl.num_programs(0).to(tl.int64) * c
     vector_ptrs = vectors_ptr + pid_s * c + offs_c
     tl.store(vector_ptrs, pivot.to(tl.float64), mask=mask_c)
-    tl.store(vector_ptrs + size, acc_sum, mask=mask_c)
-    tl.store(vector_ptrs + 2 * size, acc_squares, mask=mask_c)
+    tl.store(vector_ptrs + length, acc_sum, mask=mask_c)
+    tl.store(vector_ptrs + 2 * length, acc_squares, mask=mask_c)
 
 
 @triton.jit
@@ -156,6 +161,7 @@ def channel_moments(x: Tensor, *, channel_dim: int = 1) -> ChannelSums:
         split_size=config.split_size,
         **positions.strides("x"),
         ACC=acc,
+        WIDE=positions.needs_64_bits(config.split_size, config.block_n),
         SUM=tl.float64 if device.is_interpreted else acc,  # numpy adds in order, and drifts
         BLOCK_N=config.block_n,
         BLOCK_C=config.block_c,

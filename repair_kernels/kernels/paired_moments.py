@@ -21,7 +21,7 @@ from ..reference.sums import PairedSums
 from .chan import merge, store_moments
 from .channel_moments import LaunchConfig, channel_moments
 from .devices import Device, device_of, on_its_device
-from .positions import Positions
+from .positions import Positions, position_offsets
 
 
 def launch_config(
@@ -37,7 +37,9 @@ def launch_config(
     elif dtype == torch.float64 or precision == "ieee":  # products without tensor cores
         block_c, block_n, shortest = 32, 32, 256
     else:
-        block_c, block_n, shortest = (32 if c <= 32 else 64), 32, 256
+        # Three products hold both parts of each factor: twice the registers.
+        block_c, shortest = (32 if c <= 32 else 64), 256
+        block_n = 16 if precision == "tf32x3" else 32
     wanted = max(1, 2 * device.processors // triton.cdiv(c, block_c) ** 2)
     split_size = max(triton.cdiv(triton.cdiv(n, wanted), block_n) * block_n, shortest)
     return LaunchConfig(block_n, block_c, split_size, num_warps=8, num_stages=2)
@@ -76,6 +78,7 @@ def _paired_moments_partial_kernel(
     stride_bc,
     stride_bp,
     ACC: tl.constexpr,  # precision of the deviations: fp32, or fp64 for fp64
+    WIDE: tl.constexpr,  # whether positions within a split need 64 bits
     SUM: tl.constexpr,  # precision of the sums over one block, which the GPU forms as a tree
     SNAP: tl.constexpr,  # 16-bit inputs: see _pivot
     DOT_16BIT: tl.constexpr,  # multiply in the inputs' own bf16; not under the interpreter
@@ -92,16 +95,21 @@ def _paired_moments_partial_kernel(
     mask_a = offs_a < c_a
     mask_b = offs_b < c_b
     first = pid_s * split_size
-    last = tl.minimum(first + split_size, n_samples)
-    base_a_ptrs = a_ptr + offs_a[None, :] * stride_ac  # [1, BLOCK_A]
-    base_b_ptrs = b_ptr + offs_b[None, :] * stride_bc  # [1, BLOCK_B]
+    size = tl.minimum(split_size, n_samples - first)
+    # From here positions count from the start of the split's first image.
+    skip = first % places
+    image = first // places
+    base_a_ptrs = a_ptr + image * stride_an + offs_a[None, :] * stride_ac  # [1, BLOCK_A]
+    base_b_ptrs = b_ptr + image * stride_bn + offs_b[None, :] * stride_bc  # [1, BLOCK_B]
+    if not WIDE:
+        size = size.to(tl.int32)
+        skip = skip.to(tl.int32)
 
-    offs_n = first + tl.arange(0, BLOCK_N)
-    image, place = offs_n // places, offs_n % places
-    mask_n = offs_n < last
-    held = tl.minimum(last - first, BLOCK_N)
-    a_ptrs = base_a_ptrs + (image * stride_an + place * stride_ap)[:, None]
-    b_ptrs = base_b_ptrs + (image * stride_bn + place * stride_bp)[:, None]
+    offs_n = tl.arange(0, BLOCK_N)
+    mask_n = offs_n < size
+    held = tl.minimum(size, BLOCK_N)
+    a_ptrs = base_a_ptrs + position_offsets(skip + offs_n, places, stride_an, stride_ap)[:, None]
+    b_ptrs = base_b_ptrs + position_offsets(skip + offs_n, places, stride_bn, stride_bp)[:, None]
     block_a = tl.load(a_ptrs, mask=mask_n[:, None] & mask_a[None, :], other=0.0)
     block_b = tl.load(b_ptrs, mask=mask_n[:, None] & mask_b[None, :], other=0.0)
     pivot_a = _pivot(block_a.to(ACC), held, SNAP).to(a_ptr.dtype.element_ty).to(ACC)  # [BLOCK_A]
@@ -112,12 +120,12 @@ def _paired_moments_partial_kernel(
     acc_squares_a = tl.zeros([BLOCK_A], tl.float64)
     acc_squares_b = tl.zeros([BLOCK_B], tl.float64)
     acc_products = tl.zeros([BLOCK_A, BLOCK_B], tl.float64)
-    for start in range(first, last, BLOCK_N):
-        offs_n = tl.cast(start, tl.int64) + tl.arange(0, BLOCK_N)
-        image, place = offs_n // places, offs_n % places
-        mask_n = offs_n < last
-        a_ptrs = base_a_ptrs + (image * stride_an + place * stride_ap)[:, None]
-        b_ptrs = base_b_ptrs + (image * stride_bn + place * stride_bp)[:, None]
+    for start in range(0, size, BLOCK_N):
+        offs_n = tl.cast(start, size.dtype) + tl.arange(0, BLOCK_N)
+        mask_n = offs_n < size
+        offs_n += skip
+        a_ptrs = base_a_ptrs + position_offsets(offs_n, places, stride_an, stride_ap)[:, None]
+        b_ptrs = base_b_ptrs + position_offsets(offs_n, places, stride_bn, stride_bp)[:, None]
         valid_a = mask_n[:, None] & mask_a[None, :]
         valid_b = mask_n[:, None] & mask_b[None, :]
         a = tl.load(a_ptrs, mask=valid_a, other=0.0).to(ACC)  # [BLOCK_N, BLOCK_A]
@@ -243,6 +251,7 @@ def paired_moments(
         **positions_a.strides("a"),
         **positions_b.strides("b"),
         ACC=acc,
+        WIDE=positions_a.needs_64_bits(config.split_size, config.block_n),
         SUM=tl.float64 if device.is_interpreted else acc,  # numpy adds in order, and drifts
         SNAP=a.dtype in (torch.float16, torch.bfloat16),
         DOT_16BIT=a.dtype == torch.bfloat16 and not device.is_interpreted,

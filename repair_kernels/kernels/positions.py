@@ -3,7 +3,17 @@
 from dataclasses import dataclass
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
+
+
+@triton.jit
+def position_offsets(offs_n, places, stride_n, stride_p):
+    """Return where positions lie that are counted from the start of some image, in elements."""
+    image = (offs_n // places).to(tl.int64)
+    place = (offs_n % places).to(tl.int64)
+    return image * stride_n + place * stride_p
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,10 @@ class Positions:
             f"stride_{name}c": channel,
             f"stride_{name}p": place,
         }
+
+    def needs_64_bits(self, split_size: int, block_n: int) -> bool:
+        """Whether positions, counted from the start of a split's first image, exceed 32 bits."""
+        return self.places + split_size + block_n >= 2**31
 
     @property
     def is_rows(self) -> bool:

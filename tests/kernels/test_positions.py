@@ -34,6 +34,21 @@ def test_images_in_channel_order_are_not_rows():
     assert Positions.of(torch.randn(1, 5, 3, 4), 1).is_rows
 
 
+def test_counting_in_64_bits_changes_nothing(monkeypatch, device):
+    a, b = torch.randn(9, 5, 31, device=device), torch.randn(9, 3, 31, device=device)
+    narrow = kernels.paired_moments(a, b), kernels.channel_moments(a)
+    monkeypatch.setattr(Positions, "needs_64_bits", lambda *_: True)
+    wide = kernels.paired_moments(a, b), kernels.channel_moments(a)
+    for one, other in zip((*narrow[0], *narrow[1]), (*wide[0], *wide[1]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_images_of_2_31_places_are_counted_in_64_bits():
+    x = torch.empty(1, 2, 1).expand(1, 2, 2**31)
+    assert Positions.of(x, 1).needs_64_bits(64, 64)
+    assert not Positions.of(x[:, :, : 2**30], 1).needs_64_bits(64, 64)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the memory must cost nothing until touched")
 def test_offsets_beyond_32_bits_are_followed():
     # Two positions 2**31 values apart in memory of which only their pages are ever touched.
