@@ -132,6 +132,16 @@ def test_in_place_operators_of_one_weight_set_do_not_reach_the_other(overwriting
     assert_equal(alone, as_module(overwriting, x))
 
 
+def test_a_constant_that_the_forward_overwrites_is_the_same_in_every_run():
+    model = Calls(lambda self, x: self.fc(x) + self.table.mul_(2), fc=nn.Linear(6, 4))
+    model.table = torch.ones(4)  # Neither a parameter nor a buffer.
+    x = torch.randn(SHAPE)
+    graph, state = trace(model, x), state_of(model)
+    first, second = execute(graph, [state, state], x)
+    assert_equal(first, second)
+    assert_equal(execute(graph, [state], x)[0], first)
+
+
 def test_a_tap_is_read_before_an_operator_overwrites_it():
     model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=True), nn.Linear(6, 4))
     x = torch.randn(SHAPE)

@@ -64,5 +64,10 @@ def test_an_operator_without_a_rule_is_named_so():
     assert graph.symmetry.pins["first.weight[0]"] == no_rule
 
 
+def test_positions_of_a_computed_kernel_are_pinned_for_their_order():
+    _, graph, _ = traced(MOVING["conv, weight times mask"])
+    assert graph.symmetry.pins["mask[3]"].endswith("positions of a kernel are ordered")
+
+
 def test_every_case_has_a_name_of_its_own():
     assert len(MOVING | PINNED) == sum(len(t.MOVING) + len(t.PINNED) for t in TABLES)
