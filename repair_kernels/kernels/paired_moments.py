@@ -39,7 +39,7 @@ def launch_config(
     else:
         # Three products hold both parts of each factor: twice the registers.
         block_c, shortest = (32 if c <= 32 else 64), 256
-        block_n = 16 if precision == "tf32x3" else 32
+        block_n = 16 if precision == "tf32x3" or c <= 32 else 32
     wanted = max(1, 2 * device.processors // triton.cdiv(c, block_c) ** 2)
     split_size = max(triton.cdiv(triton.cdiv(n, wanted), block_n) * block_n, shortest)
     return LaunchConfig(block_n, block_c, split_size, num_warps=8, num_stages=2)
