@@ -1,8 +1,7 @@
 """Channel identities: which positions of which axes are the same channel, or move as one block.
 
 Every axis that can be permuted is an array of *vertices* (integers), one per position. Operator
-rules (`rules.py`) speak
-about vertices with four verbs:
+rules (`rules/`) speak about vertices with four verbs:
 
 - sharing: an operator that keeps its channel axis hands the same array on;
 - `tie(x, y)`: position i of one axis and position i of the other are the same channel (a residual
@@ -16,12 +15,10 @@ classes to blocks. Two blocks
 are interchangeable when exchanging them maps every axis and every binding onto itself: when their
   classes occur on the same
 axes and play the same parts in the same bindings. That is decided by colour refinement: a class
-starts with the set of axes
-that it occurs on; its colour is refined by the colours of the classes it is bound to until nothing
-splits any more. Within a
-block all colours must differ, and then equal colours give the exact position map between two
-blocks. A block for which
-that fails is pinned, so what is returned is always a symmetry, though perhaps not every symmetry.
+starts with the set of axes that it occurs on; its colour is refined by the colours of the classes
+it is bound to until nothing splits any more. Within a block all colours must differ, and then equal
+colours give the exact position map between two blocks. A block for which that fails is pinned, so
+what is returned is always a symmetry, though perhaps not every symmetry.
 """
 
 from dataclasses import dataclass, field
@@ -39,9 +36,8 @@ class Orbits:
     """The result of `ChannelAxes.orbits`, per vertex.
 
     `orbit[v]` is -1 for a vertex that cannot move, else the number of its orbit; `block[v]` is the
-    index of v's block within
-    the orbit, 0 .. size-1; `role[v]` orders the vertices of one block, alike in every block of the
-    orbit.
+    index of v's block within the orbit, 0 .. size-1; `role[v]` orders the vertices of one block,
+    alike in every block of the orbit.
     """
 
     orbit: np.ndarray

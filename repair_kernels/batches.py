@@ -81,8 +81,7 @@ class Batches:
             if not self.is_repeatable:
                 raise CalibrationDataError(
                     "`batches` is read more than once here, and it is an iterator that is "
-                    "already spent; "
-                    "pass a list or a DataLoader, or give `stats`"
+                    "already spent; pass a list or a DataLoader, or give `stats`"
                 )
             source = iter(self._source)
         left = self.n_samples

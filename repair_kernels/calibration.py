@@ -68,13 +68,12 @@ def affine_to_goal(goal: Goal, moments: ChannelMoments) -> tuple[Tensor, Tensor]
 def closed_form(moments: PairedMoments, alpha: float) -> tuple[Tensor, Tensor]:
     """Return the scale and shift that the endpoints' statistics alone predict.
 
-        scale = goal_std / sqrt((1-α)² var_A + α² var_B + 2α(1-α) cov(A, B))        shift =
-        goal_mean (1 - scale)
+        scale = goal_std / sqrt((1-α)² var_A + α² var_B + 2α(1-α) cov(A, B))
+        shift = goal_mean (1 - scale)
 
     The root is the standard deviation of (1-α) X_A + α X_B: the interpolated tap's own where its
-    input is that of both
-    endpoints (the first layer), an approximation below. Channels are scaled about the goal's mean,
-    which that tap already has.
+    input is that of both endpoints (the first layer), an approximation below. Channels are scaled
+    about the goal's mean, which that tap already has.
 
     Args:
         moments: of aligned endpoints at this tap, with `cross`
@@ -318,12 +317,10 @@ def _check_stats(
         if len(moments.mean_a) != channels or len(moments.mean_b) != channels:
             raise ArgumentError(
                 f"`stats` must be those of these networks; tap {name!r} has {channels} channels, "
-                "but "
-                f"{len(moments.mean_a)} and {len(moments.mean_b)} in `stats`; compute them anew"
+                f"but {len(moments.mean_a)} and {len(moments.mean_b)} in `stats`; compute them anew"
             )
         if variant == "closed_form" and moments.cross is None:
             raise ArgumentError(
                 f"the closed form needs cov(A, B) at every tap that it corrects; {name!r} was "
-                "recorded without; "
-                "compute the statistics with `cross='all'`"
+                "recorded without; compute the statistics with `cross='all'`"
             )

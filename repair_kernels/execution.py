@@ -1,10 +1,9 @@
 """Run one graph with several weight sets in lockstep, node by node.
 
 At a tap the values of all weight sets are alive at the same moment; they are handed to a callback
-and freed after their last
-use, so that memory is that of as many plain forward passes, whatever the number of taps. A tap is
-read before the next
-node runs, so operators that overwrite their input (`relu_`) are harmless.
+and freed after their last use, so that memory is that of as many plain forward passes, whatever the
+number of taps. A tap is read before the next node runs, so operators that overwrite their input
+(`relu_`) are harmless.
 """
 
 import operator

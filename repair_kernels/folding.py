@@ -3,16 +3,14 @@
 A correction `y = s x + t` of a tap is absorbed
 
 - by the BatchNorm that alone reads the tap: into its running statistics, `mean' = (mean - t) / s`
-  and
-  `var' + eps = (var + eps) / s^2` (into its weight instead where that variance would be negative);
+  and `var' + eps = (var + eps) / s^2` (into its weight where that variance would be negative);
 - else by the layer that made the tap: `W' = s W`, `b' = s b + t` (a layer without bias absorbs a
   pure scaling only);
 - else by the norm that made the tap: `weight' = s weight`, `bias' = s bias + t`.
 
 What remains, such as the sum of a residual block, becomes a `ChannelAffine` at the module whose
-output the tap is. A tap inside
-a module's forward can only be reached in the graph: then the network is returned as a
-`GraphNetwork`.
+output the tap is. A tap inside a module's forward can only be reached in the graph: then the
+network is returned as a `GraphNetwork`.
 """
 
 from collections.abc import Mapping
@@ -63,8 +61,8 @@ def attach(
     """Return the model with explicit corrections as layers, each in the dtype of the model.
 
     Where every tap is a module's output the model itself is changed (hand in a copy): the layer
-    becomes that module's
-    `channel_affine` and acts on its output. Otherwise a `GraphNetwork` is returned.
+    becomes that module's `channel_affine` and acts on its output. Otherwise a `GraphNetwork` is
+    returned.
     """
     if not explicit:
         return model
@@ -94,8 +92,8 @@ class GraphNetwork(nn.Module):
     Args:
         graph: the captured graph
         state: its weight set, copied
-        affines: corrections by tap; `channel_affines` holds them, with dots in names written
-          as underscores
+        affines: corrections by tap; `channel_affines` holds them, with dots in names written as
+            underscores
     """
 
     def __init__(self, graph: NetworkGraph, state: State, affines: Mapping[str, ChannelAffine]):

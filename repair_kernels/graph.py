@@ -1,10 +1,9 @@
 """One network captured as a graph: the structure that both endpoints share.
 
 `trace` captures with `torch.export` (ATen operators, dynamic batch). The graph names its *taps*,
-the activations that can be
-read or corrected, and derives the permutation groups. It holds no weights: a *state* (parameters
-and buffers by name) is
-handed in wherever the graph is run, so that one graph serves any number of weight sets.
+the activations that can be read or corrected, and derives the permutation groups. It holds no
+weights: a *state* (parameters and buffers by name) is handed in wherever the graph is run, so that
+one graph serves any number of weight sets.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,10 +1,8 @@
 """Permutation groups of a captured graph: which parameter axes move together, seen by which taps.
 
-The rules of `rules.py` walk the graph once and say what every operator demands of channel axes;
-`axes.py` turns that into
-sets of interchangeable channels. Nothing here is written by hand for an architecture, and nothing
-is guessed: an operator
-without a rule pins what it touches.
+The rules of `rules/` walk the graph once and say what every operator demands of channel axes;
+`axes.py` turns that into sets of interchangeable channels. Nothing here is written by hand for an
+architecture, and nothing is guessed: an operator without a rule pins what it touches.
 """
 
 import operator

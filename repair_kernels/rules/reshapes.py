@@ -51,9 +51,8 @@ def reshape(node: Node, track: Tracker) -> Axes:
     """Follow axes through a change of shape: kept, or flattened into blocks of positions.
 
     Shapes are cut into the shortest runs of dimensions with equal products. In a run of several
-    dimensions onto one, a channel
-    becomes the block of the positions that it covers. A channel axis that is split, or shares its
-    run with another, is pinned.
+    dimensions onto one, a channel becomes the block of the positions that it covers. A channel axis
+    that is split, or shares its run with another, is pinned.
     """
     x = argument(node, 0)
     result: Axes = []
