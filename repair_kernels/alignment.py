@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
 from repair_kernels.calibration import VARIANTS, correct, correction_taps
-from repair_kernels.endpoints import capture_pair, device_of
+from repair_kernels.endpoints import capture_pair, choose_device
 from repair_kernels.errors import CalibrationDataError, FunctionChangedError
 from repair_kernels.evaluation import Path, variance_ratio
 from repair_kernels.execution import as_mapping, execute
@@ -137,7 +137,7 @@ def align(
         variants: what the pair will be merged with; decides which statistics are kept
         the rest: see `repair`
     """
-    device = device_of(model_a) if device is None else torch.device(device)
+    device = choose_device(device, model_a)
     data = _open(batches, n_samples, variants)
     graph = capture_pair(model_a, model_b, data)
     data.device = device

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from repair_kernels import ops
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
-from repair_kernels.endpoints import capture_pair, check_alpha, device_of, preserved_rng
+from repair_kernels.endpoints import capture_pair, check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationDataError
 from repair_kernels.execution import Run, as_mapping, last_uses
 from repair_kernels.folding import attach, fold
@@ -234,7 +234,7 @@ def calibrate(
         REPAIR (Jordan et al., 2023), §4
     """
     alpha, variant = check_alpha(alpha), check_variant(variant)
-    device = device_of(model_a) if device is None else torch.device(device)
+    device = choose_device(device, model_a)
     with preserved_rng(device):
         data = Batches(batches, n_samples=n_samples)
         graph = capture_pair(model_a, model_b, data)

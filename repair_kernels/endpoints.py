@@ -50,6 +50,24 @@ def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in state_of(model).values()), torch.device("cpu"))
 
 
+def choose_device(device: torch.device | str | None, model: nn.Module) -> torch.device:
+    """Return the device that the user named, or the model's.
+
+    Raises:
+        ArgumentError: when this machine has no such device.
+    """
+    if device is None:
+        return device_of(model)
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        cause = str(error).strip().splitlines()
+        raise ArgumentError(
+            f"`device` must name a device of this machine, such as 'cpu'; got {device!r}: "
+            f"{cause[0] if cause else type(error).__name__}"
+        ) from error
+
+
 def check_same_parameters(state_a: State, state_b: State) -> None:
     """Check that two weight sets have the same names, shapes and dtypes.
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from repair_kernels.alignment import AlignedPair, Evaluate, align
 from repair_kernels.calibration import check_variant
-from repair_kernels.endpoints import check_alpha, device_of, preserved_rng
+from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError
 from repair_kernels.evaluation import Path
 from repair_kernels.matching import matched_correlation
@@ -105,7 +105,7 @@ def repair(
         REPAIR (Jordan et al., 2023)
     """
     alpha, variant = check_alpha(alpha), check_variant(variant, also=("none",))
-    device = device_of(model_a) if device is None else torch.device(device)
+    device = choose_device(device, model_a)
     with preserved_rng(device):
         pair = align(
             model_a,
@@ -165,7 +165,7 @@ def sweep(
     chosen = tuple(check_variant(variant, also=("none", "plain")) for variant in variants)
     if not chosen:
         raise ArgumentError("`variants` must name at least one variant; it is empty; add 'none'")
-    device = device_of(model_a) if device is None else torch.device(device)
+    device = choose_device(device, model_a)
     with preserved_rng(device):
         pair = align(
             model_a,

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from repair_kernels import ops
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
-from repair_kernels.endpoints import capture_pair, device_of, preserved_rng
+from repair_kernels.endpoints import capture_pair, choose_device, preserved_rng
 from repair_kernels.errors import (
     EmptyDataError,
     NonFiniteActivationError,
@@ -76,7 +76,7 @@ def compute_stats(
         >>> stats["0"].n_samples, stats["0"].mean_a.shape
         (13, torch.Size([4]))
     """
-    device = device_of(model_a) if device is None else torch.device(device)
+    device = choose_device(device, model_a)
     with preserved_rng(device):
         try:
             data = Batches(batches, n_samples=n_samples)

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repair_kernels.endpoints import check_input
+from repair_kernels.endpoints import check_input, choose_device
 from repair_kernels.errors import (
     ArchitectureMismatchError,
+    ArgumentError,
     CalibrationDataError,
     GraphCaptureError,
     NonFiniteWeightError,
@@ -125,3 +126,13 @@ def test_checking_an_input_leaves_modes_as_they_are():
 
 def test_an_empty_batch_is_no_input_to_judge():
     check_input(nn.Linear(3, 4), torch.zeros(0, 7))
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99", "cpu:x"])
+def test_a_device_that_this_machine_lacks_is_refused_by_name(device: str) -> None:
+    with pytest.raises(ArgumentError, match=f"`device` must name a device.*{device}"):
+        choose_device(device, nn.Linear(1, 1))
+
+
+def test_the_models_own_device_is_the_default() -> None:
+    assert choose_device(None, nn.Linear(1, 1, device="meta")).type == "meta"
