@@ -11,7 +11,7 @@ from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
 from repair_kernels.calibration import VARIANTS, correct, correction_taps
 from repair_kernels.endpoints import capture_pair, choose_device
-from repair_kernels.errors import CalibrationDataError, FunctionChangedError
+from repair_kernels.errors import ArgumentError, CalibrationDataError, FunctionChangedError
 from repair_kernels.evaluation import Path, variance_ratio
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.folding import attach, fold
@@ -104,6 +104,7 @@ class AlignedPair:
         for variant in variants:
             inner = [dict(evaluate(self.merge(x, variant).model)) for x in points[1:-1]]
             rows = [ends[0], *inner, ends[1]]
+            _check_same_metrics(rows)
             metrics[variant] = {name: tuple(float(row[name]) for row in rows) for name in rows[0]}
         return Path(alphas=tuple(points), metrics=metrics)
 
@@ -175,6 +176,16 @@ def align(
         taps=taps,
         backend=backend,
     )
+
+
+def _check_same_metrics(rows: Sequence[Mapping[str, float]]) -> None:
+    for row in rows:
+        if row.keys() != rows[0].keys():
+            raise ArgumentError(
+                "`evaluate` must return the same metrics for every network; it returned "
+                f"{', '.join(rows[0]) or 'none'} for network a and {', '.join(row) or 'none'} for "
+                "another; return all of them each time"
+            )
 
 
 def permutation_deviation(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +148,7 @@ def check_alpha(alpha: float) -> float:
     Raises:
         ArgumentError: when it is not a number in [0, 1].
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= float(alpha) <= 1:
         raise ArgumentError(
             f"`alpha` must be a number in [0, 1], the weight of network b; got {alpha!r}"
         )

@@ -93,14 +93,14 @@ class GraphNetwork(nn.Module):
         graph: the captured graph
         state: its weight set, copied
         affines: corrections by tap; `channel_affines` holds them, with dots in names written as
-            underscores
+            slashes
     """
 
     def __init__(self, graph: NetworkGraph, state: State, affines: Mapping[str, ChannelAffine]):
         super().__init__()
-        self.graph = graph
+        self._graph = graph
         self.channel_affines = nn.ModuleDict(
-            {name.replace(".", "_"): layer for name, layer in affines.items()}
+            {name.replace(".", "/"): layer for name, layer in affines.items()}
         )
         self._taps = tuple(affines)
         self._names = tuple(state)
@@ -120,11 +120,11 @@ class GraphNetwork(nn.Module):
         """Return the network's output."""
         held = state_of(self)
         return execute(
-            self.graph, [{name: held[name] for name in self._names}], x, self._correct, self._taps
+            self._graph, [{name: held[name] for name in self._names}], x, self._correct, self._taps
         )[0]
 
     def _correct(self, tap: Tap, values: list[Tensor]) -> list[Tensor]:
-        return [self.channel_affines[tap.name.replace(".", "_")](value) for value in values]
+        return [self.channel_affines[tap.name.replace(".", "/")](value) for value in values]
 
 
 def _into_following_norm(

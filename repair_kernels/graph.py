@@ -25,8 +25,22 @@ State = dict[str, Tensor]
 """All parameters and buffers of a network by name, non-persistent buffers included."""
 
 
+def check_module(model: object) -> None:
+    """Check that a model is one.
+
+    Raises:
+        ArgumentError: when it is something else, such as a state dict.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"a model must be a torch.nn.Module; got {type(model).__name__}; load the checkpoint "
+            "into a network first"
+        )
+
+
 def state_of(model: nn.Module) -> State:
     """Return every parameter and buffer of a model by name, detached but not copied."""
+    check_module(model)
     named = [
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
@@ -196,12 +210,14 @@ def trace(model: nn.Module, example_input: Tensor) -> NetworkGraph:
         the graph; `graph.taps` names its activations, `graph.groups` its permutation groups
     Raises:
         GraphCaptureError: when `torch.export` cannot capture the model; the cause is named
+        ArgumentError: when `model` is no module
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> graph = trace(model, torch.zeros(2, 3))
         >>> graph.taps, graph.groups["0"].size
         (('0', '1', '2'), 4)
     """
+    check_module(model)
     if not isinstance(example_input, Tensor) or example_input.dim() == 0:
         raise GraphCaptureError(
             "`example_input` must be a tensor with a batch dimension; got "

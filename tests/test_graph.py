@@ -296,3 +296,12 @@ def test_one_more_operator_is_a_difference_of_two_architectures():
 def test_two_networks_of_one_architecture_pass():
     graphs = [trace(imagenet_resnet18(classes=5), torch.zeros(2, 3, 32, 32)) for _ in range(2)]
     check_same_architecture(*graphs)
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+@pytest.mark.parametrize("model", [{}, None, "resnet50", nn.Linear])
+def test_what_is_no_module_is_refused_by_its_type(model: object) -> None:
+    with pytest.raises(ArgumentError, match=f"torch.nn.Module; got {type(model).__name__}"):
+        trace(model, torch.zeros(2, 3))
+    with pytest.raises(ArgumentError, match="must be a torch.nn.Module"):
+        state_of(model)

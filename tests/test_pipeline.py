@@ -386,3 +386,10 @@ def test_an_evaluation_without_metrics_is_refused() -> None:
     a, b, x = mlps()
     with pytest.raises(ArgumentError, match="let `evaluate` return such as"):
         rk.sweep(a, b, [x], lambda model: {}, alphas=[0.5], variants=["none"])
+
+
+def test_metrics_that_change_along_the_path_are_refused() -> None:
+    a, b, x = mlps()
+    metrics = iter([{"loss": 1.0}, {"loss": 1.0}, {"error": 1.0}])
+    with pytest.raises(ArgumentError, match="returned loss for network a and error for another"):
+        rk.sweep(a, b, [x], lambda model: next(metrics), alphas=[0.5], variants=["none"])

@@ -8,178 +8,51 @@ from repair_kernels.rules.tracker import Axes, Tracker, argument, rule, same_siz
 
 aten = torch.ops.aten
 
-UNARY = [
-    "relu",
-    "relu_",
-    "gelu",
-    "gelu_",
-    "silu",
-    "silu_",
-    "sigmoid",
-    "sigmoid_",
-    "tanh",
-    "tanh_",
-    "hardtanh",
-    "hardtanh_",
-    "hardswish",
-    "hardswish_",
-    "hardsigmoid",
-    "hardsigmoid_",
-    "elu",
-    "elu_",
-    "leaky_relu",
-    "leaky_relu_",
-    "relu6",
-    "relu6_",
-    "selu",
-    "selu_",
-    "celu",
-    "celu_",
-    "softplus",
-    "mish",
-    "mish_",
-    "logit",
-    "hardshrink",
-    "softshrink",
-    "threshold",
-    "threshold_",
-    "log_sigmoid",
-    "dropout",
-    "dropout_",
-    "alpha_dropout",
-    "feature_dropout",
-    "feature_alpha_dropout",
-    "clone",
-    "contiguous",
-    "detach",
-    "detach_",
-    "alias",
-    "lift_fresh_copy",
-    "to",
-    "_to_copy",
-    "type_as",
-    "neg",
-    "abs",
-    "exp",
-    "exp_",
-    "log",
-    "log1p",
-    "expm1",
-    "sqrt",
-    "rsqrt",
-    "square",
-    "reciprocal",
-    "erf",
-    "sin",
-    "cos",
-    "round",
-    "floor",
-    "ceil",
-    "sign",
-    "softmax",
-    "log_softmax",
-    "_softmax",
-    "_log_softmax",
-]
-"""Operators that treat elements alike, or (softmax) see the others of an axis as a set."""
 
-BINARY = [
-    "add",
-    "add_",
-    "sub",
-    "sub_",
-    "rsub",
-    "mul",
-    "mul_",
-    "div",
-    "div_",
-    "pow",
-    "pow_",
-    "maximum",
-    "minimum",
-    "where",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "logical_and",
-    "logical_or",
-    "atan2",
-    "lerp",
-    "addcmul",
-    "addcdiv",
-    "clamp",
-    "clamp_",
-    "clamp_min",
-    "clamp_min_",
-    "clamp_max",
-    "clamp_max_",
-]
-"""Operators of several tensors; some of them may be numbers."""
+def _operators(names: str) -> set:
+    """Return the operators of these names, as far as this version of torch has them."""
+    return {getattr(aten, name) for name in names.split() if hasattr(aten, name)}
 
-IDENTITIES = {
-    getattr(aten, name)
-    for name in [
-        "dropout",
-        "dropout_",
-        "alpha_dropout",
-        "feature_dropout",
-        "feature_alpha_dropout",
-        "clone",
-        "contiguous",
-        "detach",
-        "alias",
-    ]
-}
-"""Operators that hand their input's values on when evaluating."""
 
-ACTIVATIONS = {
-    getattr(aten, name)
-    for name in [
-        "relu",
-        "relu_",
-        "gelu",
-        "gelu_",
-        "silu",
-        "silu_",
-        "sigmoid",
-        "sigmoid_",
-        "tanh",
-        "tanh_",
-        "hardtanh",
-        "hardtanh_",
-        "hardswish",
-        "hardswish_",
-        "hardsigmoid",
-        "hardsigmoid_",
-        "elu",
-        "elu_",
-        "leaky_relu",
-        "leaky_relu_",
-        "relu6",
-        "relu6_",
-        "selu",
-        "selu_",
-        "celu",
-        "celu_",
-        "softplus",
-        "mish",
-        "mish_",
-        "prelu",
-    ]
-}
+ACTIVATIONS = _operators("""
+    relu relu_ gelu gelu_ silu silu_ sigmoid sigmoid_ tanh tanh_ hardtanh hardtanh_
+    hardswish hardswish_ hardsigmoid hardsigmoid_ elu elu_ leaky_relu leaky_relu_ relu6
+    relu6_ selu selu_ celu celu_ softplus mish mish_ prelu
+""")
 """Activation functions: a group is matched on the output of one, where there is one."""
 
+IDENTITIES = _operators("""
+    dropout dropout_ alpha_dropout feature_dropout feature_alpha_dropout clone contiguous
+    detach alias
+""")
+"""Operators that hand their input's values on when evaluating."""
 
-@rule(*(getattr(aten, name) for name in UNARY if hasattr(aten, name)))
+UNARY = (
+    ACTIVATIONS
+    | IDENTITIES
+    | _operators("""
+    logit hardshrink softshrink threshold threshold_ log_sigmoid detach_ lift_fresh_copy to
+    _to_copy type_as neg abs exp exp_ log log1p expm1 sqrt rsqrt square reciprocal erf sin
+    cos round floor ceil sign softmax log_softmax _softmax _log_softmax
+""")
+)
+"""Operators that treat elements alike, or (softmax) see the others of an axis as a set."""
+
+BROADCAST = _operators("""
+    add add_ sub sub_ rsub mul mul_ div div_ pow pow_ maximum minimum where eq ne lt le gt
+    ge logical_and logical_or atan2 lerp addcmul addcdiv clamp clamp_ clamp_min clamp_min_
+    clamp_max clamp_max_
+""")
+"""Operators of several tensors; some of them may be numbers."""
+
+
+@rule(*(UNARY - {aten.prelu}))
 def elementwise(node: Node, track: Tracker) -> Axes:
     """Hand on the axes of the one tensor that comes in."""
     return track.axes(argument(node, 0))
 
 
-@rule(*(getattr(aten, name) for name in BINARY if hasattr(aten, name)))
+@rule(*BROADCAST)
 def broadcast(node: Node, track: Tracker) -> Axes:
     """Align operands from the last dimension; tie those that are not broadcast along it."""
     operands = [
