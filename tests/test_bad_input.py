@@ -391,27 +391,3 @@ def test_trace_names_why_a_model_cannot_be_exported() -> None:
     model = Branching().train()
     with refused(GraphCaptureError, "could not capture Branching", model):
         rk.trace(model, images())
-
-
-@pytest.mark.parametrize("example", [None, 3, torch.tensor(1.0), [images()]])
-def test_trace_needs_a_batch(example: object) -> None:
-    model = small(0)
-    came = type(example).__name__
-    with refused(GraphCaptureError, f"`example_input` must be a tensor.*got {came}", model):
-        rk.trace(model, example)
-
-
-# The family
-
-
-def test_every_error_is_also_the_builtin_that_fits() -> None:
-    assert issubclass(GraphCaptureError, RuntimeError)
-    for error in (
-        ArgumentError,
-        ArchitectureMismatchError,
-        CalibrationDataError,
-        NonFiniteActivationError,
-        NonFiniteWeightError,
-    ):
-        assert issubclass(error, ValueError)
-        assert issubclass(error, RepairKernelsError)

@@ -123,12 +123,14 @@ def test_to_moves_every_tap() -> None:
     assert moved.n_images == 6
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize("n_images", [-1, True, 2.0])
 def test_counts_that_are_no_counts_are_refused(n_images) -> None:
     with pytest.raises(ArgumentError, match=f"`n_images` must be an int.*got {n_images}"):
         PairedStats({}, n_images=n_images)
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_values_that_are_no_moments_are_refused() -> None:
     with pytest.raises(ArgumentError, match="must map tap names to PairedMoments; got str -> int"):
         PairedStats({"conv": 3}, n_images=0)  # type: ignore[dict-item]

@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from repair_kernels.batches import Batches
 from repair_kernels.errors import (
-    ArgumentError,
     NonFiniteActivationError,
 )
 from repair_kernels.graph import NetworkGraph, state_of, trace
@@ -351,49 +349,6 @@ def test_a_group_of_one_process_changes_nothing(alone):
     a, b = pair()
     expected = compute_stats(a, b, images(7).split(5))
     assert_same_stats(compute_stats(a, b, images(7).split(5), process_group=alone), expected)
-
-
-class Perceptron(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(3, 5)
-        self.fc2 = nn.Linear(5, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.relu(self.fc1(x)))
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_bad_input_is_named_by_network_tap_and_batch(bad):
-    batches = [torch.randn(4, 3), torch.randn(4, 3), torch.randn(4, 3)]
-    batches[1][2, 0] = bad
-    with pytest.raises(NonFiniteActivationError, match="network a .* tap 'fc1' in batch 1"):
-        compute_stats(Perceptron(), Perceptron(), batches)
-
-
-def test_an_overflow_is_named_by_network_tap_and_batch():
-    a, b = Perceptron(), Perceptron()
-    with torch.no_grad():
-        b.fc1.weight.fill_(1e30)
-        b.fc2.weight.fill_(1e30)
-    batches = [torch.zeros(4, 3), torch.zeros(4, 3), torch.ones(4, 3)]
-    with pytest.raises(NonFiniteActivationError, match="network b .* tap 'fc2' in batch 2"):
-        compute_stats(a, b, batches)
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"taps": ["fc9"]}, "'fc9' is none of them"),
-        ({"cross": ["fc9"]}, "'fc9' is none of them"),
-        ({"precision": "fp8"}, "`precision` must be .* got 'fp8'"),
-        ({"backend": "numpy"}, "`backend` must be .* got 'numpy'"),
-        ({"backend": "triton"}, "Triton runs on tensors on a CUDA"),
-    ],
-)
-def test_an_unknown_option_is_refused_by_its_name(options, match):
-    with pytest.raises(ArgumentError, match=match):
-        compute_stats(Perceptron(), Perceptron(), [torch.randn(4, 3)], **options)
 
 
 def test_one_networks_moments_are_its_part_of_the_pairs(graph):

@@ -1,0 +1,29 @@
+"""The family of errors."""
+
+from repair_kernels.errors import (
+    ArchitectureMismatchError,
+    ArgumentError,
+    CalibrationDataError,
+    CheckpointError,
+    FunctionChangedError,
+    GraphCaptureError,
+    NonFiniteActivationError,
+    NonFiniteWeightError,
+    RepairKernelsError,
+)
+
+
+def test_every_error_is_also_the_builtin_that_fits() -> None:
+    for error in (GraphCaptureError, FunctionChangedError):
+        assert issubclass(error, RuntimeError)
+        assert issubclass(error, RepairKernelsError)
+    for error in (
+        ArgumentError,
+        ArchitectureMismatchError,
+        CalibrationDataError,
+        CheckpointError,
+        NonFiniteActivationError,
+        NonFiniteWeightError,
+    ):
+        assert issubclass(error, ValueError)
+        assert issubclass(error, RepairKernelsError)
