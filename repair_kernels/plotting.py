@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from repair_kernels.evaluation import Path
     from repair_kernels.permutation import Permutation
 
-# How pictures call the ways of merging, and the colours that they keep in every picture.
+# How pictures call the ways of merging, and the colours that these have in every picture.
 VARIANT_LABELS = {
     "plain": "plain average",
     "none": "aligned",
@@ -33,14 +33,14 @@ VARIANT_LABELS = {
     "forward": "aligned + REPAIR (forward)",
     "sequential": "aligned + REPAIR (sequential)",
 }
-VARIANT_COLOURS = {
-    "plain": "tab:grey",
-    "none": "tab:red",
-    "closed_form": "tab:orange",
-    "forward": "tab:blue",
-    "sequential": "tab:green",
-}
-LABELLED_TAPS = 30
+COLOURS = dict(
+    zip(
+        VARIANT_LABELS.values(),
+        ("tab:grey", "tab:red", "tab:orange", "tab:blue", "tab:green"),
+        strict=True,
+    )
+)
+LABELLED_TAPS = 45
 DPI = 120
 
 
@@ -77,13 +77,14 @@ def plot_barrier(
         for axes, name in zip(_row(figure, len(names)), names, strict=True):
             for variant in path.variants:
                 barrier = path.barrier(name, variant=variant)
+                label = VARIANT_LABELS.get(variant, variant)
                 axes.plot(
                     path.alphas,
                     curves[name, variant],
                     marker="o",
                     markersize=4,
-                    color=VARIANT_COLOURS.get(variant),
-                    label=f"{VARIANT_LABELS.get(variant, variant)}: barrier {barrier:.3g}",
+                    color=COLOURS.get(label),
+                    label=f"{label}: barrier {barrier:.3g}",
                 )
             axes.plot(
                 (0, 1),
@@ -125,16 +126,17 @@ def plot_variance_collapse(
         )
     taps = list(dict.fromkeys(tap for curve in ratios.values() for tap in curve))
     every = math.ceil(len(taps) / LABELLED_TAPS)
-    with _figure(file, (max(6.4, 0.32 * min(len(taps), 45)), 5.2), title) as figure:
+    with _figure(file, (max(6.4, 0.32 * min(len(taps), LABELLED_TAPS)), 5.2), title) as figure:
         axes = figure.add_subplot()
-        for label, curve in ratios.items():
+        for name, curve in ratios.items():
+            label = VARIANT_LABELS.get(name, name)
             axes.plot(
                 range(len(taps)),
                 [curve.get(tap, math.nan) for tap in taps],
                 marker="o",
                 markersize=4,
-                color=VARIANT_COLOURS.get(label),
-                label=VARIANT_LABELS.get(label, label),
+                color=COLOURS.get(label),
+                label=label,
             )
         axes.axhline(
             1, color="black", linestyle="--", linewidth=1, label="endpoints: no variance collapse"

@@ -48,6 +48,13 @@ def test_what_is_saved_is_loaded(tmp_path: Path, suffix: str) -> None:
     assert os.listdir(tmp_path) == [f"x{suffix}"]
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_checkpoint_has_the_usual_permissions(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "usual").touch()
+    save_state_dict({"x": torch.ones(1)}, tmp_path / f"x{suffix}")
+    assert (tmp_path / f"x{suffix}").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_types_are_kept(tmp_path: Path, suffix: str, dtype: torch.dtype) -> None:

@@ -90,6 +90,15 @@ def test_barrier_curves_say_what_they_are(tmp_path: Path, drawn: list[Figure]) -
         assert words in written
 
 
+def test_a_variant_has_one_colour_by_its_name_and_by_its_label(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    ratios = {"forward": {"t": 1.0}, "none": {"t": 0.1}, "aligned": {"t": 0.1}}
+    plotting.plot_variance_collapse(ratios, tmp_path / "x.png")
+    forward, none, aligned, _ = (line.get_color() for line in drawn[0].axes[0].lines)
+    assert none == aligned != forward
+
+
 def test_one_metric_makes_one_panel(tmp_path: Path, drawn: list[Figure]) -> None:
     plotting.plot_barrier(ALPHA_PATH, tmp_path / "x.png", metric="accuracy")
     assert len(drawn[0].axes) == 1
