@@ -30,7 +30,7 @@ from repair_kernels.statistics import compute_stats
 from repair_kernels.version import __version__
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
-DEMO_ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+DEMO_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DEMO_ROWS = {
     "plain": "plain average",
     "none": "aligned",
