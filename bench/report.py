@@ -52,7 +52,8 @@ def percent(metrics: dict[str, float]) -> str:
 def source(result: dict[str, Any]) -> str:
     """Return the line that says where a result comes from."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    place = f"{result['device']}; {versions}; commit {result['commit'][:12]}"
+    commit, changes = result["commit"][:12], result["commit"][40:]
+    place = f"{result['device']}; {versions}; commit {commit}{changes}"
     return f"<sub>`{result['command']}` on {place}.</sub>  "
 
 
