@@ -8,7 +8,9 @@ docstrings: `n` samples (images x positions), `c` channels (`c_a` and `c_b` of t
 from repair_kernels import errors
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.calibration import calibrate
+from repair_kernels.checkpoints import load_state_dict, save_state_dict
 from repair_kernels.evaluation import Path, classifier_metrics
+from repair_kernels.explicit import load_merged
 from repair_kernels.graph import NetworkGraph, trace
 from repair_kernels.interpolation import interpolate
 from repair_kernels.matching import match
@@ -40,6 +42,9 @@ __all__ = [
     "sweep",
     "Path",
     "classifier_metrics",
+    "load_state_dict",
+    "save_state_dict",
+    "load_merged",
     "errors",
     "__version__",
 ]

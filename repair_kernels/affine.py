@@ -23,6 +23,8 @@ class ChannelAffine(nn.Module):
         self.scale = nn.Parameter(scale.detach().clone(), requires_grad=False)
         self.shift = nn.Parameter(shift.detach().clone(), requires_grad=False)
         self.channel_dim = channel_dim
+        # In the state dict too, so that a checkpoint says all there is to say of the layer.
+        self.register_buffer("dim", torch.tensor(channel_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the corrected activation, in the dtype of `x`."""

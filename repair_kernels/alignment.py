@@ -14,7 +14,8 @@ from repair_kernels.endpoints import capture_pair, choose_device
 from repair_kernels.errors import ArgumentError, CalibrationDataError, FunctionChangedError
 from repair_kernels.evaluation import Path, variance_ratio
 from repair_kernels.execution import as_mapping, execute
-from repair_kernels.folding import attach, fold
+from repair_kernels.explicit import attach
+from repair_kernels.folding import fold
 from repair_kernels.graph import NetworkGraph, State, state_of
 from repair_kernels.interpolation import interpolate_state
 from repair_kernels.matching import match

@@ -22,7 +22,8 @@ from repair_kernels.batches import Batches
 from repair_kernels.endpoints import capture_pair, check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationDataError
 from repair_kernels.execution import Run, as_mapping, last_uses
-from repair_kernels.folding import attach, fold
+from repair_kernels.explicit import attach
+from repair_kernels.folding import fold
 from repair_kernels.graph import NetworkGraph, State, state_of
 from repair_kernels.interpolation import interpolate, interpolate_state
 from repair_kernels.moments import DEAD_STEPS, FLOAT32_EPS, ChannelMoments, PairedMoments

@@ -1,4 +1,4 @@
-"""Put corrections into the weights, and attach as layers those that no weight can hold.
+"""Put corrections into the weights, as far as weights can hold them.
 
 A correction `y = s x + t` of a tap is absorbed
 
@@ -8,22 +8,19 @@ A correction `y = s x + t` of a tap is absorbed
   pure scaling only);
 - else by the norm that made the tap: `weight' = s weight`, `bias' = s bias + t`.
 
-What remains, such as the sum of a residual block, becomes a `ChannelAffine` at the module whose
-output the tap is. A tap inside a module's forward can only be reached in the graph: then the
-network is returned as a `GraphNetwork`.
+What remains, such as the sum of a residual block, becomes a layer: see `explicit.py`.
 """
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Node
 
 from repair_kernels.affine import ChannelAffine
-from repair_kernels.execution import execute
-from repair_kernels.graph import NetworkGraph, State, state_of
+from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.rules import argument, packet, shape
-from repair_kernels.taps import LAYERS, NORMS, Tap
+from repair_kernels.taps import LAYERS, NORMS
 
 aten = torch.ops.aten
 TRANSPOSED = {aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d}
@@ -53,78 +50,6 @@ def fold(
         if not absorbed:
             explicit[name] = affine
     return folded, explicit
-
-
-def attach(
-    model: nn.Module, graph: NetworkGraph, explicit: Mapping[str, ChannelAffine]
-) -> nn.Module:
-    """Return the model with explicit corrections as layers, each in the dtype of the model.
-
-    Where every tap is a module's output the model itself is changed (hand in a copy): the layer
-    becomes that module's `channel_affine` and acts on its output. Otherwise a `GraphNetwork` is
-    returned.
-    """
-    if not explicit:
-        return model
-    reference = next(t for t in state_of(model).values() if t.is_floating_point())
-    layers = {
-        name: ChannelAffine(a.scale, a.shift, a.channel_dim).to(reference)
-        for name, a in explicit.items()
-    }
-    if any(graph.tap(name).module is None for name in layers):
-        return GraphNetwork(graph, state_of(model), layers)
-    for name, layer in layers.items():
-        module = model.get_submodule(graph.tap(name).module or "")
-        module.register_module("channel_affine", layer)
-        module.register_forward_hook(_apply_channel_affine)
-    return model
-
-
-def _apply_channel_affine(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-    return module.get_submodule("channel_affine")(output)
-
-
-class GraphNetwork(nn.Module):
-    """A network that runs its captured graph, with corrections at taps that are no module's output.
-
-    The parameters keep their names. It computes in evaluation mode only: `train()` changes nothing.
-
-    Args:
-        graph: the captured graph
-        state: its weight set, copied
-        affines: corrections by tap; `channel_affines` holds them, with dots in names written as
-            slashes
-    """
-
-    def __init__(self, graph: NetworkGraph, state: State, affines: Mapping[str, ChannelAffine]):
-        super().__init__()
-        self._graph = graph
-        self.channel_affines = nn.ModuleDict(
-            {name.replace(".", "/"): layer for name, layer in affines.items()}
-        )
-        self._taps = tuple(affines)
-        self._names = tuple(state)
-        for name, tensor in state.items():
-            *path, leaf = name.split(".")
-            owner: nn.Module = self
-            for part in path:
-                if part not in owner._modules:
-                    owner.register_module(part, nn.Module())
-                owner = owner.get_submodule(part)
-            if tensor.is_floating_point():
-                owner.register_parameter(leaf, nn.Parameter(tensor.clone(), requires_grad=False))
-            else:
-                owner.register_buffer(leaf, tensor.clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the network's output."""
-        held = state_of(self)
-        return execute(
-            self._graph, [{name: held[name] for name in self._names}], x, self._correct, self._taps
-        )[0]
-
-    def _correct(self, tap: Tap, values: list[Tensor]) -> list[Tensor]:
-        return [self.channel_affines[tap.name.replace(".", "/")](value) for value in values]
 
 
 def _into_following_norm(

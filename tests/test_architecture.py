@@ -19,7 +19,7 @@ LAYERS = (
     ("moments", "paired_stats", "axes", "rules", "symmetry", "taps", "graph", "permutation"),
     ("batches", "execution", "affine", "endpoints"),
     ("checkpoints", "plotting"),
-    ("statistics", "matching", "interpolation", "folding", "calibration", "evaluation"),
+    ("statistics", "matching", "interpolation", "folding", "explicit", "calibration", "evaluation"),
     ("alignment", "pipeline"),
     ("cli",),
     ("__init__", "__main__"),

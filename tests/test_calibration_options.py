@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import repair_kernels as rk
 from repair_kernels.errors import ArgumentError, CalibrationDataError
-from repair_kernels.folding import GraphNetwork
+from repair_kernels.explicit import GraphNetwork
 from tests import oracles
 from tests.goals import (
     MET,
@@ -58,6 +58,7 @@ def test_taps_are_named_by_activation_or_module(taps: object) -> None:
     assert set(fixed.state_dict()) - set(a.state_dict()) == {
         "layer1.0.channel_affine.scale",
         "layer1.0.channel_affine.shift",
+        "layer1.0.channel_affine.dim",
     }
 
 

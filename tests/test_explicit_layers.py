@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import repair_kernels as rk
 from repair_kernels import ChannelAffine
-from repair_kernels.folding import GraphNetwork
+from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
+from repair_kernels.explicit import GraphNetwork
 from tests.folds import DOUBLE, affine, assert_equal_functions, explicitly, folded
-from tests.networks import FAMILIES
+from tests.networks import FAMILIES, assert_same, snapshot
 
 pytestmark = pytest.mark.usefixtures("torch_backend")
 
@@ -82,7 +84,7 @@ def test_a_graph_network_keeps_the_names_and_values_of_the_weights() -> None:
     held = result.state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(held[name], tensor), name
-    assert sum(name.startswith("channel_affines.") for name in held) == 4
+    assert sum(name.startswith("channel_affines.") for name in held) == 2 * 3
 
 
 def test_a_graph_network_takes_any_batch_size_and_leaves_its_input() -> None:
@@ -102,3 +104,49 @@ def test_a_graph_network_can_be_copied_saved_and_cast() -> None:
     twin.load_state_dict(result.state_dict())
     assert_equal_functions(twin, result, x, 0)
     assert result.double()(x.double()).dtype == torch.float64
+
+
+# From a checkpoint
+
+
+def test_a_merged_checkpoint_loads_into_a_fresh_network(tmp_path) -> None:
+    model, result, x, _ = block_outputs()
+    rk.save_state_dict(result.state_dict(), tmp_path / "merged.safetensors")
+    fresh = FAMILIES["resnet_option_a"].network(5).double()
+    before = snapshot(fresh)
+    loaded = rk.load_merged(fresh, rk.load_state_dict(tmp_path / "merged.safetensors"))
+    assert torch.equal(loaded(x), result(x))
+    assert_same(snapshot(fresh), before)
+
+
+def test_a_merged_checkpoint_with_inner_corrections_needs_an_example(tmp_path) -> None:
+    model, result, x = inner()
+    rk.save_state_dict(result.state_dict(), tmp_path / "merged.safetensors")
+    state = rk.load_state_dict(tmp_path / "merged.safetensors")
+    loaded = rk.load_merged(model, state, example_input=x)
+    assert isinstance(loaded, GraphNetwork)
+    assert torch.equal(loaded(x), result(x))
+    with pytest.raises(ArgumentError, match="`example_input` is needed"):
+        rk.load_merged(model, state)
+
+
+def test_a_merged_checkpoint_of_another_architecture_is_refused() -> None:
+    _, result, _, _ = block_outputs()
+    with pytest.raises(ArchitectureMismatchError, match="the merged network"):
+        rk.load_merged(nn.Linear(2, 2), result.state_dict())
+
+
+def test_a_correction_without_its_shift_is_refused() -> None:
+    model, result, _, _ = block_outputs()
+    state = result.state_dict()
+    del state["layer1.0.channel_affine.shift"]
+    with pytest.raises(ArchitectureMismatchError, match="must have `scale`, `shift` and `dim`"):
+        rk.load_merged(model, state)
+
+
+def test_a_correction_at_a_module_that_is_missing_is_refused() -> None:
+    layer = affine(4)
+    state = {**nn.Linear(2, 2).state_dict()}
+    state |= {f"block.channel_affine.{name}": t for name, t in layer.state_dict().items()}
+    with pytest.raises(ArchitectureMismatchError, match="a correction at 'block'"):
+        rk.load_merged(nn.Linear(2, 2), state)
