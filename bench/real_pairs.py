@@ -27,6 +27,7 @@ from torch.optim.swa_utils import update_bn  # noqa: E402
 
 import repair_kernels as rk  # noqa: E402
 from bench.provenance import provenance  # noqa: E402
+from bench.report import ROWS  # noqa: E402
 from models import datasets  # noqa: E402
 from models.mlp import MLP  # noqa: E402
 from models.recipes import RECIPES  # noqa: E402
@@ -34,16 +35,6 @@ from models.resnet import resnet20  # noqa: E402
 from repair_kernels.alignment import AlignedPair, align  # noqa: E402
 from repair_kernels.atomic import atomic_path  # noqa: E402
 from repair_kernels.checkpoints import load_into, load_state_dict  # noqa: E402
-
-ROWS = ("plain", "none", "reset_norm", "closed_form", "forward", "sequential")
-LABELS = {
-    "plain": "plain average",
-    "none": "aligned",
-    "reset_norm": "aligned + BatchNorm reset",
-    "closed_form": "aligned + REPAIR, closed form",
-    "forward": "aligned + REPAIR, forward",
-    "sequential": "aligned + REPAIR, sequential",
-}
 
 
 @dataclass(frozen=True)
@@ -135,7 +126,7 @@ def measure(pair: Pair, folder: Path, samples: int) -> dict:
             model = aligned.merge(0.5, variant).model
         if model is not None:
             rows[variant] = evaluate(model)
-            print(f"  {LABELS[variant]:32}{rows[variant]['accuracy']:8.2%}", flush=True)
+            print(f"  {ROWS[variant]:32}{rows[variant]['accuracy']:8.2%}", flush=True)
     return {
         "pair": pair.name,
         "checkpoints": list(pair.checkpoints),
