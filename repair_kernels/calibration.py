@@ -21,7 +21,7 @@ from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
 from repair_kernels.endpoints import capture_pair, check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationDataError
-from repair_kernels.execution import Run, as_mapping, last_uses
+from repair_kernels.execution import Run, as_mapping
 from repair_kernels.explicit import attach
 from repair_kernels.folding import fold
 from repair_kernels.graph import NetworkGraph, State, state_of
@@ -158,7 +158,7 @@ def correct_sequential(merged: Interpolated) -> dict[str, Affine]:
             Run(merged.graph, as_mapping(merged.state, batch.device), batch)
             for batch in merged.data
         ]
-        for node, unused in last_uses(merged.graph):
+        for node, unused in merged.graph.schedule:
             for run in runs:
                 run.step(node)
             tap = merged.graph.tap_of_node.get(node.name)

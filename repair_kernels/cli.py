@@ -25,11 +25,16 @@ from repair_kernels.graph import trace
 from repair_kernels.matching import match
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.pipeline import repair, sweep
-from repair_kernels.plotting import plot_barrier, plot_correlation, plot_variance_collapse
+from repair_kernels.plotting import (
+    plot_barrier,
+    plot_correlation,
+    plot_filters,
+    plot_variance_collapse,
+)
 from repair_kernels.statistics import compute_stats
 from repair_kernels.version import __version__
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_OK, EXIT_FAILED = 0, 1
 DEMO_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DEMO_ROWS = {
     "plain": "plain average",
@@ -194,6 +199,12 @@ def _write_demo(pair: AlignedPair, path: Path, folder: FilePath) -> None:
         folder / "correlation.png",
         permutation=pair.permutations[group.name],
         title=f"Correlation of channels at {group.match_tap}, before and after matching",
+    )
+    plot_filters(
+        pair.state_a["conv1.weight"],
+        pair.state_plain["conv1.weight"],
+        folder / "filters.png",
+        permutation=pair.permutations["conv1"],
     )
     merged = pair.merge(0.5, "forward")
     save_state_dict(

@@ -6,7 +6,6 @@ number of taps. A tap is read before the next node runs, so operators that overw
 (`relu_`) are harmless.
 """
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -15,18 +14,7 @@ from torch import Tensor
 from torch.fx import Node, map_arg
 
 from repair_kernels.graph import NetworkGraph, State
-from repair_kernels.rules import IDENTITIES, packet
 from repair_kernels.taps import Tap
-
-aten = torch.ops.aten
-
-MAY_RETURN_INPUT = IDENTITIES | {
-    aten.type_as,
-    aten.atleast_1d,
-    aten.atleast_2d,
-    aten.atleast_3d,
-}
-"""Operators that may hand on their input's memory although their schema does not say so."""
 
 OnTap = Callable[[Tap, list[Tensor]], list[Tensor] | None]
 """Called with a tap and its value under each weight set; may return the values to go on with."""
@@ -41,7 +29,7 @@ class Run:
         self.graph = graph
         self.device = batch.device
         self.dtype = dtype
-        overwritten = overwritten_placeholders(graph)
+        overwritten = graph.overwritten
         self.values: dict[str, Any] = {}
         for name, source in graph.sources.items():
             self.values[name] = state[source].clone() if name in overwritten else state[source]
@@ -98,7 +86,7 @@ def execute(
     wanted = set(taps)
     runs = [Run(graph, state, batch, dtype) for state in states]
     outputs: list[Any] = []
-    for node, unused in last_uses(graph):
+    for node, unused in graph.schedule:
         outputs = [run.step(node) for run in runs]
         tap = graph.tap_of_node.get(node.name)
         if on_tap is not None and tap is not None and tap.name in wanted:
@@ -112,45 +100,6 @@ def execute(
         output[0] if isinstance(output, tuple | list) and len(output) == 1 else output
         for output in outputs
     ]
-
-
-def last_uses(graph: NetworkGraph) -> list[tuple[Node, list[Node]]]:
-    """Return the nodes that compute something, each with the values that are not read after it."""
-    seen: set[Node] = set()
-    schedule = []
-    for node in reversed(graph.nodes):
-        if node.op == "placeholder":
-            continue
-        unused = [value for value in node.all_input_nodes if value not in seen]
-        seen.update(unused)
-        if not node.users and node.op != "output":
-            unused.append(node)
-        schedule.append((node, unused))
-    return schedule[::-1]
-
-
-def overwritten_placeholders(graph: NetworkGraph) -> set[str]:
-    """Return the names of inputs and weights whose memory some operator of the graph writes to."""
-    root = {node: node for node in graph.nodes if node.op == "placeholder"}
-    overwritten = set()
-    for node in graph.nodes:
-        if node.target is operator.getitem and node.all_input_nodes[0] in root:
-            root[node] = root[node.all_input_nodes[0]]
-        schema = getattr(node.target, "_schema", None)
-        if node.op != "call_function" or schema is None:
-            continue
-        for position, declared in enumerate(schema.arguments):
-            value = (
-                node.args[position] if position < len(node.args) else node.kwargs.get(declared.name)
-            )
-            if not isinstance(value, Node) or value not in root:
-                continue
-            handed_on = position == 0 and packet(node) in MAY_RETURN_INPUT
-            if declared.alias_info is not None or handed_on:
-                root[node] = root[value]
-            if declared.alias_info is not None and declared.alias_info.is_write:
-                overwritten.add(root[value].name)
-    return overwritten
 
 
 def as_mapping(state: Mapping[str, Tensor], device: torch.device) -> State:

@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Node
 
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError, GraphCaptureError
 from repair_kernels.rules import IDENTITIES, packet, shape
+from repair_kernels.schedule import last_uses, overwritten_placeholders
 from repair_kernels.symmetry import PermutationGroup, Symmetry, find_symmetry, track
 from repair_kernels.taps import Tap, describe_taps, module_outputs, tap_sites
 
@@ -168,6 +169,16 @@ class NetworkGraph:
     def tap_of_node(self) -> dict[str, Tap]:
         """Taps by the name of their node."""
         return {tap.node: tap for tap in self._taps.values()}
+
+    @cached_property
+    def schedule(self) -> list[tuple[Node, list[Node]]]:
+        """Return the nodes that compute something, each with the values not read after it."""
+        return last_uses(self.nodes)
+
+    @cached_property
+    def overwritten(self) -> set[str]:
+        """Return the names of inputs and weights whose memory some operator writes to."""
+        return overwritten_placeholders(self.nodes)
 
     def __deepcopy__(self, memo: dict) -> "NetworkGraph":
         return self

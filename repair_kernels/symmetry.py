@@ -8,7 +8,7 @@ architecture, and nothing is guessed: an operator without a rule pins what it to
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -60,7 +60,6 @@ class TapSite:
     name: str
     node: Node
     is_activation: bool
-    is_matchable: bool = field(default=True)
 
 
 def track(nodes: Iterable[Node], parameters: dict[Node, str]) -> Tracker:

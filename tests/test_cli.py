@@ -180,6 +180,40 @@ def test_the_demo_says_what_to_do_outside_of_the_repository(tmp_path, monkeypatc
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """Let the demo see 40 images of each split; return them."""
+    from models import datasets
+
+    load = datasets.load_embedded_fashion
+    few = {split: tuple(t[::50] for t in load(split)) for split in ("train", "test")}
+    monkeypatch.setattr(datasets, "load_embedded_fashion", few.__getitem__)
+    return few
+
+
+@pytest.mark.usefixtures("few")
+def test_the_demo_writes_all_that_it_promises(tmp_path, capsys):
+    assert main(["demo", "-o", str(tmp_path)]) == 0
+    written = {path.name for path in tmp_path.iterdir()}
+    pictures = {"barrier.png", "variance_collapse.png", "correlation.png", "filters.png"}
+    assert written == {"merged.safetensors", "barrier.csv"} | pictures
+    assert "aligned + REPAIR (forward)" in capsys.readouterr().out
+
+
+def test_the_demos_checkpoint_is_the_network_of_its_table(few, tmp_path):
+    import repair_kernels as rk
+    from models.datasets import batches
+    from models.pretrained import load_pair
+
+    main(["demo", "-o", str(tmp_path)])
+    state = rk.load_state_dict(tmp_path / "merged.safetensors")
+    merged = rk.load_merged(load_pair("fashion_resnet20")[0], state)
+    measured = batches(*few["test"], 500, normalise="fashion")
+    rows = (tmp_path / "barrier.csv").read_text().splitlines()
+    (row,) = (row.split(",") for row in rows if row.startswith("forward,0.5,"))
+    assert float(row[2]) == rk.classifier_metrics(measured)(merged)["accuracy"]
+
+
 def test_the_demo_table_has_a_row_for_each_way_of_merging():
     curves = {"accuracy": (0.9, 0.1, 0.8), "loss": (0.1, 2.0, 0.2)}
     variants = ("plain", "none", "closed_form", "forward")
