@@ -13,10 +13,14 @@ class ChannelSums(NamedTuple):
 
 
 class PairedSums(NamedTuple):
-    """The sums of two networks at one tap, and between them.
+    """The sums of two networks at one tap, and between them; float64, None if not asked for.
 
-    cross[i, j] = Σ_n (a[n, i] − mean_a[i]) · (b[n, j] − mean_b[j]), float64, shape (c_a, c_b);
-    None if it was not asked for
+    cross[i, j]    = Σ_n (a[n, i] − mean_a[i]) · (b[n, j] − mean_b[j])      (c_a, c_b)
+    diagonal[i]    = cross[i, i], of channels that are paired already      (c,)
+    within_a[i, j] = Σ_n (a[n, i] − mean_a[i]) · (a[n, j] − mean_a[j])      (c_a, c_a)
+
+    `within_b` likewise. Both are exactly symmetric, and their diagonals are `m2_a` and `m2_b` up to
+    rounding.
     """
 
     mean_a: Tensor
@@ -24,3 +28,6 @@ class PairedSums(NamedTuple):
     mean_b: Tensor
     m2_b: Tensor
     cross: Tensor | None
+    diagonal: Tensor | None = None
+    within_a: Tensor | None = None
+    within_b: Tensor | None = None
