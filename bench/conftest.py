@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.shapes import floor_seconds
+from bench.roofline import floor_seconds
 
 # Interpreted kernels are never timed.
 os.environ.pop("TRITON_INTERPRET", None)

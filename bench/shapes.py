@@ -1,8 +1,9 @@
-"""The real taps that the benches measure, with counted bytes and flops and the floor of a chip."""
+"""The real taps and parameters that the benches measure, with counted bytes and flops."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -36,12 +37,17 @@ class Tap:
         return f"{self.network}.{self.name}[{size}]"
 
     def paired_bytes(self, itemsize: int) -> int:
-        """Bytes of `paired_moments`: each activation read once."""
+        """Bytes of `paired_moments`, in every form: each activation read once."""
         return 2 * self.n * self.channels * itemsize
 
-    def paired_flops(self) -> int:
-        """Flops of `paired_moments`: one product of (c, n) by (n, c)."""
-        return 2 * self.n * self.channels**2
+    def paired_flops(self, form: str = "cross") -> int:
+        """Flops of the products of `paired_moments`: one of (c, n) by (n, c) across the networks.
+
+        "joint" adds one triangle within each network; the other is its mirror image.
+        """
+        c = self.channels
+        products = {"diagonal": c, "cross": c * c, "joint": c * c + c * (c + 1)}
+        return 2 * self.n * products[form]
 
     def channel_bytes(self, itemsize: int) -> int:
         """Bytes of `channel_moments`: the activation read once."""
@@ -64,36 +70,6 @@ class Weight:
     def lerp_bytes(self, itemsize: int) -> int:
         """Bytes of `lerp_rescale`: both networks read once, the result written once."""
         return 3 * math.prod(self.shape) * itemsize
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a chip can do at most, from its data sheet: bytes/s, and flop/s of dense products."""
-
-    bandwidth: float
-    products: dict[str, float]
-
-
-# NVIDIA data sheets, dense figures without sparsity. tf32x3 does three products for one.
-RATES = {
-    "NVIDIA H100": Rates(
-        3.35e12, {"ieee": 67e12, "tf32x3": 495e12 / 3, "tf32": 495e12, "16bit": 990e12}
-    ),
-    "NVIDIA H200": Rates(
-        4.8e12, {"ieee": 67e12, "tf32x3": 495e12 / 3, "tf32": 495e12, "16bit": 990e12}
-    ),
-    "NVIDIA A100": Rates(
-        2.04e12, {"ieee": 19.5e12, "tf32x3": 156e12 / 3, "tf32": 156e12, "16bit": 312e12}
-    ),
-}
-
-
-def floor_seconds(device_name: str, n_bytes: int, flops: int = 0, unit: str = "ieee") -> float:
-    """Return the least time that the counted work can take, NaN on a chip without an entry."""
-    for prefix, rates in RATES.items():
-        if device_name.startswith(prefix):
-            return max(n_bytes / rates.bandwidth, flops / rates.products[unit])
-    return math.nan
 
 
 def _resnet20(width: int, batch: int = 500) -> list[Tap]:
@@ -127,3 +103,36 @@ WEIGHTS: tuple[Weight, ...] = (
     Weight("resnet50", "layer4.0.conv3.weight", (2048, 512, 1, 1)),
     Weight("resnet50", "fc.weight", (1000, 2048)),
 )
+
+
+def _resnet50_state() -> Iterator[Weight]:
+    """Yield every floating-point tensor of torchvision's ResNet50 state, in its order."""
+
+    def weight(name: str, *shape: int) -> Weight:
+        return Weight("resnet50", name, shape)
+
+    def norm(name: str, channels: int) -> Iterator[Weight]:
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            yield weight(f"{name}.{part}", channels)
+
+    yield weight("conv1.weight", 64, 3, 7, 7)
+    yield from norm("bn1", 64)
+    c_in = 64
+    for stage, (blocks, inner) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), start=1):
+        for block in range(blocks):
+            place = f"layer{stage}.{block}"
+            outer = 4 * inner
+            for index, shape in enumerate(
+                ((inner, c_in, 1, 1), (inner, inner, 3, 3), (outer, inner, 1, 1)), start=1
+            ):
+                yield weight(f"{place}.conv{index}.weight", *shape)
+                yield from norm(f"{place}.bn{index}", shape[0])
+            if block == 0:
+                yield weight(f"{place}.downsample.0.weight", outer, c_in, 1, 1)
+                yield from norm(f"{place}.downsample.1", outer)
+            c_in = outer
+    yield weight("fc.weight", 1000, 2048)
+    yield weight("fc.bias", 1000)
+
+
+RESNET50: tuple[Weight, ...] = tuple(_resnet50_state())

@@ -21,7 +21,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.shapes import TAPS, Tap, floor_seconds  # noqa: E402
+from bench.roofline import floor_seconds  # noqa: E402
+from bench.shapes import TAPS, Tap  # noqa: E402
 from repair_kernels import ops  # noqa: E402
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
