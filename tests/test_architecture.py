@@ -19,6 +19,7 @@ LAYERS = (
     (
         "moments",
         "paired_stats",
+        "running",
         "axes",
         "rules",
         "symmetry",
