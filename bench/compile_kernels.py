@@ -2,45 +2,31 @@
 
     python bench/compile_kernels.py [--quick] [--target sm_90 ...] [--kernel NAME] [--json FILE]
 
-`--json -` prints the rows as JSON. The launchers run on tensors without storage, once for each tap
-and parameter of `bench/shapes.py`, and what they would launch is compiled: nothing is written down
-twice. Exit status 1 when a kernel needs more shared memory than the chip has, or spills registers.
+What the launchers would launch for each tap and state of `bench/shapes.py` is compiled, and its
+machine code read: registers, spills, tensor-core instructions, width of the loads. Exit status 1
+when a kernel needs more shared memory than the chip has, or spills registers. `--json -` prints.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-# Compiling needs the compiler: the interpreter's kernels hold no source.
-os.environ.pop("TRITON_INTERPRET", None)
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # today's default, without the warning
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import bench.launches as launches  # noqa: E402, I001  (first: it prepares the import of Triton)
 import torch  # noqa: E402
 import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from bench.shapes import TAPS, WEIGHTS  # noqa: E402
-from repair_kernels.kernels import (  # noqa: E402
-    channel_moments,
-    devices,
-    lerp_rescale,
-    paired_moments,
-)
+from bench.disassembly import read_code  # noqa: E402
+from bench.occupancy import LIMITS  # noqa: E402
+from bench.provenance import provenance  # noqa: E402
+from repair_kernels.kernels import devices  # noqa: E402
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -48,111 +34,20 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-POINTERS = {torch.float64: "*fp64", torch.int64: "*i64"}
-POINTERS |= {dtype: f"*{name}" for name, dtype in DTYPES.items()}
-OPTIONS = ("num_warps", "num_stages")
-TENSOR_CORE = re.compile(r"\bmma\.sync|\bwgmma\.mma_async|\btcgen05\.mma|\bv_s?mfma_")
+COLUMNS = {  # key of a row -> head and width in the printed table
+    "kernel": ("kernel", 34),
+    "target": ("target", 7),
+    "shared_bytes": ("shared", 7),
+    "registers": ("regs", 5),
+    "spill_bytes": ("spills", 6),
+    "programs_at_once": ("at once", 7),
+    "occupancy": ("occ.", 5),
+    "product": ("product", 8),
+    "widest_load": ("load", 4),
+}
 
 
-@dataclass(frozen=True)
-class Launch:
-    """One kernel as a launcher would start it, without the values of its arguments."""
-
-    kernel: Any
-    signature: tuple[tuple[str, str], ...]  # argument -> type; "constexpr" for the next ones
-    constants: tuple[tuple[str, Any], ...]
-    aligned: tuple[str, ...]  # arguments that 16 divides
-    options: tuple[tuple[str, int], ...]
-
-    @property
-    def config(self) -> str:
-        """Everything that tells this launch from others of its kernel, on one line."""
-        types = {kind.lstrip("*") for name, kind in self.signature if name in ("a_ptr", "x_ptr")}
-        strides = [name for name, value in self.constants if name.startswith("stride") and value]
-        values = [f"{name}={value}" for name, value in self.constants if name.isupper()]
-        values += [f"{name}={value}" for name, value in self.options]
-        dense = [f"unit({','.join(name.removeprefix('stride_') for name in strides)})"]
-        sizes = [name for name, kind in self.signature if kind in ("i32", "i64")]
-        odd = [name.removeprefix("stride_") for name in sizes if name not in self.aligned]
-        odd = [f"odd({','.join(odd)})"] if odd else []
-        return " ".join([*sorted(types), *values, *(dense if strides else []), *odd])
-
-
-class Recorder:
-    """Stands for a kernel in its module and notes the launches."""
-
-    def __init__(self, kernel: Any, launches: dict[Launch, None]):
-        self.kernel, self.launches = kernel, launches
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        return self._note
-
-    def _note(self, **arguments: Any) -> None:
-        options = tuple((name, arguments.pop(name)) for name in OPTIONS)
-        signature, constants, aligned = {}, {}, []
-        for parameter in self.kernel.params:
-            name, value = parameter.name, arguments[parameter.name]
-            if isinstance(value, torch.Tensor):
-                signature[name] = POINTERS[value.dtype]
-                aligned.append(name)
-            elif parameter.is_constexpr or (value == 1 and not parameter.do_not_specialize):
-                signature[name] = "constexpr"
-                constants[name] = value
-            else:
-                signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-                if value % 16 == 0 and not parameter.do_not_specialize:
-                    aligned.append(name)
-        launch = Launch(
-            self.kernel, tuple(signature.items()), tuple(constants.items()), tuple(aligned), options
-        )
-        self.launches.setdefault(launch)
-
-
-@contextmanager
-def recording(device: devices.Device) -> Iterator[dict[Launch, None]]:
-    """Note what the launchers would launch on `device` instead of launching it."""
-    launches: dict[Launch, None] = {}
-    with ExitStack() as patches:
-        for launcher in (channel_moments, lerp_rescale, paired_moments):
-            module = sys.modules[launcher.__module__]
-            patches.enter_context(mock.patch.object(module, "device_of", return_value=device))
-            for name, value in list(vars(module).items()):
-                if isinstance(value, triton.JITFunction) and name.endswith("_kernel"):
-                    recorder = Recorder(value, launches)
-                    patches.enter_context(mock.patch.object(module, name, recorder))
-        yield launches
-
-
-def launches_on(device: devices.Device, quick: bool) -> list[Launch]:
-    """Return the distinct launches for every tap and parameter, dtype, layout and precision."""
-    taps = TAPS[-2:] if quick else TAPS
-    weights = WEIGHTS[3:4] if quick else WEIGHTS
-    dtypes = ["fp32", "bf16"] if quick else list(DTYPES)
-    with recording(device) as launches:
-        for name in dtypes:
-            for tap in taps:
-                a = torch.empty(tap.shape, dtype=DTYPES[name], device="meta")
-                layouts = [a]
-                if a.dim() == 4:
-                    layouts.append(a.to(memory_format=torch.channels_last))
-                for x in layouts:
-                    channel_moments(x)
-                    for precision in ("tf32x3", "tf32", "ieee") if name == "fp32" else ("ieee",):
-                        paired_moments(x, x, precision=precision)
-            for weight in weights:
-                a = torch.empty(weight.shape, dtype=DTYPES[name], device="meta")
-                vector = torch.empty(weight.shape[0], dtype=torch.float32, device="meta")
-                channels = torch.empty(weight.shape[0], dtype=torch.int64, device="meta")
-                index_in = channels if a.dim() > 1 else None
-                lerp_rescale(a, a, 0.3)
-                lerp_rescale(
-                    a, a, 0.3, index_out=channels, index_in=index_in, scale=vector, shift=vector
-                )
-    return list(launches)
-
-
-def compile_launch(launch: Launch, target: GPUTarget) -> Any:
+def compile_launch(launch: launches.Launch, target: GPUTarget) -> Any:
     """Compile one launch as Triton's just-in-time compiler would."""
     positions = {name: index for index, name in enumerate(launch.kernel.arg_names)}
     source = ASTSource(
@@ -164,50 +59,61 @@ def compile_launch(launch: Launch, target: GPUTarget) -> Any:
     return triton.compile(source, target=target, options=dict(launch.options))
 
 
-def row_of(launch: Launch, name: str) -> dict[str, Any]:
-    """Compile one launch for the target called `name` and read off what it needs."""
-    compiled = compile_launch(launch, TARGETS[name])
-    if name.startswith("sm_"):
-        code = compiled.asm["ptx"]
-        registers, spills = _read_ptxas(code)
-    else:
-        code = compiled.asm["amdgcn"]
-        registers = _number(r"\.vgpr_count:\s*(\d+)", code)
-        # In bytes per lane, as NVIDIA counts them. Spilled scalars go to vector registers.
-        spills = 4 * _number(r"\.vgpr_spill_count:\s*(\d+)", code)
+def row_of(launch: launches.Launch, target: str, used_by: list[launches.Case]) -> dict[str, Any]:
+    """Compile one launch for the target of that name and read off what it needs and does."""
+    compiled = compile_launch(launch, TARGETS[target])
+    code, shared = read_code(compiled), compiled.metadata.shared
+    # A compiler may add warps of its own, which only copy or multiply.
+    warps = launch.sizes["num_warps"]
+    needs = warps, code.registers, shared
     return {
-        "kernel": launch.kernel.__name__,
-        "target": name,
+        "kernel": launch.name,
+        "target": target,
         "config": launch.config,
-        "shared_bytes": compiled.metadata.shared,
-        "spill_bytes": spills,
-        "registers": registers,
-        "tensor_core": bool(TENSOR_CORE.search(code)),
+        "shared_bytes": shared,
+        "registers": code.registers,
+        "spill_bytes": code.spill_bytes,
+        "programs_at_once": LIMITS[target].programs_at_once(*needs),
+        "occupancy": LIMITS[target].occupancy(*needs),
+        "product": code.product,
+        "loads": code.loads,
+        "widest_load": code.widest_load,
+        "possible_load": _possible_load(launch),
+        "loop_slots": code.loop_slots,
+        "memory_bound": any(case.is_memory_bound(target) for case in used_by),
+        "cases": len(used_by),
     }
 
 
-def _read_ptxas(ptx: str) -> tuple[int, int]:
-    """Assemble PTX once more with Triton's own assembler, which tells registers and spills."""
-    found = re.search(r"^\.target (sm_(\d+)\w*)", ptx, re.MULTILINE)
-    if found is None:
-        raise RuntimeError("the PTX names no target")
-    tool = get_ptxas(int(found[2])).path
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "kernel.ptx")
-        source.write_text(ptx)
-        command = [tool, "-v", f"--gpu-name={found[1]}", str(source), "-o", "/dev/null"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-    stores = _number(r"(\d+) bytes spill stores", done.stderr)
-    return _number(r"Used (\d+) registers", done.stderr), stores
+def _possible_load(launch: launches.Launch) -> int | None:
+    """Return the bytes of an activation that the launch allows to load at once, None without any.
+
+    Neighbours must lie side by side, from starts that the loads' width divides.
+    """
+    align = launch.sizes.get("ALIGN")
+    kinds = [kind.lstrip("*") for name, kind in launch.signature if name in launches.INPUTS]
+    if align is None or not kinds:
+        return None
+    return min(16, align * launches.DTYPES[kinds[0]].itemsize)
 
 
-def _number(pattern: str, text: str) -> int:
-    found = re.search(pattern, text)
-    if found is None:
-        raise RuntimeError(f"the compiler's output has no match for {pattern!r}:\n{text[-2000:]}")
-    return int(found[1])
+def compile_all(targets: list[str], quick: bool, kernel: str = "") -> list[dict[str, Any]]:
+    """Compile every distinct launch once for each target."""
+    rows = []
+    for target in targets:
+        used_by: dict[tuple[str, str], list[launches.Case]] = {}
+        found: dict[tuple[str, str], launches.Launch] = {}
+        for case, call in launches.cases(quick):
+            for started in launches.launches_of(devices.KNOWN[target], call):
+                key = started.launch.name, started.launch.config
+                found.setdefault(key, started.launch)
+                used_by.setdefault(key, []).append(case)
+        rows += [
+            row_of(launch, target, used_by[key])
+            for key, launch in found.items()
+            if kernel in launch.name
+        ]
+    return rows
 
 
 def complaints(row: dict[str, Any]) -> list[str]:
@@ -223,13 +129,13 @@ def complaints(row: dict[str, Any]) -> list[str]:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Print one line for each compiled launch."""
-    widths = {"kernel": 34, "target": 7, "shared_bytes": 7, "registers": 5, "spill_bytes": 6}
-    heads = {"kernel": "kernel", "target": "target", "shared_bytes": "shared", "registers": "regs"}
-    heads["spill_bytes"] = "spills"
-    print(" ".join(heads[key].ljust(width) for key, width in widths.items()), "tensor config")
+    print(" ".join(head.ljust(width) for head, width in COLUMNS.values()), "config")
     for row in rows:
-        cells = " ".join(str(row[key]).ljust(width) for key, width in widths.items())
-        print(cells, "yes   " if row["tensor_core"] else "no    ", row["config"])
+        cells = []
+        for key, (_, width) in COLUMNS.items():
+            value = f"{row[key]:.2f}" if key == "occupancy" else str(row[key] or "–")
+            cells.append(value.ljust(width))
+        print(" ".join(cells), row["config"])
 
 
 def main() -> int:
@@ -240,20 +146,17 @@ def main() -> int:
     parser.add_argument("--kernel", default="", help="only kernels with this in their name")
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON; - prints them")
     options = parser.parse_args()
-    rows = []
-    for target in options.target:
-        seen = set()
-        for launch in launches_on(devices.KNOWN[target], options.quick):
-            key = launch.kernel.__name__, launch.config
-            if options.kernel in key[0] and key not in seen:
-                seen.add(key)
-                rows.append(row_of(launch, target))
+    rows = compile_all(options.target, options.quick, options.kernel)
     if options.json == "-":
         print(json.dumps(rows, indent=1))
     else:
         print_table(rows)
-        if options.json:
-            Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+    if options.json not in (None, "-"):
+        where = provenance("compile_kernels.py", torch.device("cpu"), sys.argv[1:])
+        where["versions"]["triton"] = triton.__version__
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        head = json.dumps(where, indent=1).removesuffix("\n}")
+        Path(options.json).write_text(f'{head},\n "rows": [\n{lines}\n]\n}}\n')
     problems = [text for row in rows for text in complaints(row)]
     print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
     return 1 if problems else 0

@@ -42,8 +42,8 @@ def rates_of(device_name: str) -> Rates | None:
 
 
 def unit_of(dtype: str, precision: str) -> str:
-    """Return the unit that multiplies values of `dtype` ("fp32", ...) at `precision`."""
-    return precision if dtype == "fp32" else "16bit"
+    """Return the unit that multiplies values of `dtype` ("fp32", ...) at `precision` (or "")."""
+    return (precision or "ieee") if dtype == "fp32" else "16bit"
 
 
 def floor_seconds(device_name: str, n_bytes: int, flops: int = 0, unit: str = "ieee") -> float:
