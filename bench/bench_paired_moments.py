@@ -1,4 +1,4 @@
-"""`paired_moments` beside what else computes the same, for the real taps.
+"""`paired_moments` beside what else computes the same, for the real taps, in its three forms.
 
 python -m pytest bench/bench_paired_moments.py -o python_files='bench_*.py' --benchmark-json=FILE
 """
@@ -6,80 +6,142 @@ python -m pytest bench/bench_paired_moments.py -o python_files='bench_*.py' --be
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from bench import eager
 from bench.conftest import ON_GPU
+from bench.contest import Contest, Provider, input_sets
+from bench.roofline import unit_of
 from bench.shapes import TAPS, Tap
 from repair_kernels import ops
 
-Sums = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-def eager(a: Tensor, b: Tensor) -> Sums:
-    """Two passes in float32: means, then centred copies and one product."""
-    rows_a, rows_b = (x.movedim(1, -1).reshape(-1, x.shape[1]).float() for x in (a, b))
-    mean_a, mean_b = rows_a.mean(0), rows_b.mean(0)
-    rows_a, rows_b = rows_a - mean_a, rows_b - mean_b
-    return mean_a, rows_a.square().sum(0), mean_b, rows_b.square().sum(0), rows_a.t() @ rows_b
-
-
-def published(a: Tensor, b: Tensor) -> Sums:
-    """Do as the published notebooks for one layer: raw second moments, then the means."""
-    rows_a, rows_b = (x.movedim(1, -1).flatten(0, -2).float() for x in (a, b))
-    n = len(rows_a)
-    mean_a, mean_b = rows_a.mean(0), rows_b.mean(0)
-    m2_a, m2_b = rows_a.var(0, correction=0) * n, rows_b.var(0, correction=0) * n
-    cross = rows_a.t() @ rows_b - n * torch.outer(mean_a, mean_b)
-    return mean_a, m2_a, mean_b, m2_b, cross
-
-
-PROVIDERS: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "eager": eager,
-    "published": published,
-    "ours": ops.paired_moments,
-}
-if ON_GPU:
-    PROVIDERS["compiled"] = torch.compile(eager)
-    PROVIDERS["ours_ieee"] = lambda a, b: ops.paired_moments(a, b, precision="ieee")
-    PROVIDERS["ours_tf32"] = lambda a, b: ops.paired_moments(a, b, precision="tf32")
 # A CPU is given a small batch.
 SHAPES = TAPS if ON_GPU else tuple(replace(tap, batch=max(8, tap.batch // 16)) for tap in TAPS)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+FORMS: dict[str, dict[str, Any]] = {
+    "cross": {},
+    "joint": {"joint": True},
+    "diagonal": {"cross": "diagonal"},
+}
+ALLOWED, ALLOWED_TF32 = 2e-5, 2e-3  # relative to sqrt(m2_a · m2_b)
+if ON_GPU:
+    torch._dynamo.config.recompile_limit = 256
 
 
-def worst_error(sums: Any, truth: Any) -> float:
-    """Return the largest error of the cross sums, relative to sqrt(m2_a · m2_b)."""
-    scale = torch.outer(truth[1], truth[3]).sqrt()
-    return ((sums[4].double() - truth[4]).abs() / scale).max().item()
+@contextmanager
+def tf32():
+    """Let PyTorch multiply float32 with tf32."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
+def best_tf32(a: Tensor, b: Tensor, form: str) -> eager.Sums:
+    """Run the best eager form with tf32 products."""
+    with tf32():
+        return eager.best(a, b, form)
+
+
+# Compiled once for all shapes: what changes becomes a variable.
+COMPILED = {name: torch.compile(getattr(eager, name)) for name in ("two_pass", "best")}
+
+
+def providers(form: str, dtype: str) -> dict[str, tuple[Provider, str]]:
+    """Return every provider of a form and its precision."""
+    ours = partial(ops.paired_moments, **FORMS[form])
+    found: dict[str, tuple[Provider, str]] = {
+        "two_pass": (partial(eager.two_pass, form=form), "ieee"),
+        "best": (partial(eager.best, form=form), "ieee"),
+        "published": (partial(eager.published, form=form), "ieee"),
+        "ours": (ours, "tf32x3"),
+    }
+    if form == "joint":
+        found["cov"] = (eager.covariance, "ieee")
+    if not ON_GPU:
+        return found
+    for name, call in COMPILED.items():
+        found[f"{name}_compiled"] = (partial(call, form=form), "ieee")
+    if form != "diagonal" and dtype == "fp32":
+        found["best_tf32"] = (partial(best_tf32, form=form), "tf32")
+        found["ours_tf32"] = (partial(ours, precision="tf32"), "tf32")
+        found["ours_ieee"] = (partial(ours, precision="ieee"), "ieee")
+    if form == "cross" and dtype == "bf16":
+        found["raw_16bit"] = (eager.raw_16bit, "tf32x3")
+    return found
+
+
+def sums_of(result: Any, form: str) -> Tensor:
+    """Return the sums that the form is about, of any provider."""
+    if isinstance(result, Tensor):
+        return result
+    if not hasattr(result, "diagonal"):
+        return result[4]
+    if form == "diagonal":
+        return result.diagonal
+    if form == "cross":
+        return result.cross
+    upper = torch.cat((result.within_a, result.cross), 1)
+    return torch.cat((upper, torch.cat((result.cross.t(), result.within_b), 1)))
+
+
+def worst_error(result: Any, truth: Any, form: str) -> float:
+    """Return the largest error of the sums, relative to sqrt(m2 · m2)."""
+    if form == "diagonal":
+        scale = (truth.m2_a * truth.m2_b).sqrt()
+    else:
+        m2 = torch.cat((truth.m2_a, truth.m2_b)) if form == "joint" else truth.m2_a
+        scale = torch.outer(m2, m2 if form == "joint" else truth.m2_b).sqrt()
+    return ((sums_of(result, form).double() - sums_of(truth, form)).abs() / scale).max().item()
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tap", SHAPES, ids=lambda tap: tap.label)
 def test_paired_moments(
-    tap: Tap, dtype: str, layout: str, provider: str, device: torch.device, clock: Callable
+    tap: Tap, dtype: str, layout: str, form: str, device: torch.device, compete: Callable
 ) -> None:
-    """Time one provider at one tap."""
+    """Time every provider at one tap."""
     if layout == "channels_last" and len(tap.shape) == 2:
         pytest.skip("rows have one layout")
-    a = (torch.randn(tap.shape, device=device) + 0.5).to(DTYPES[dtype])
-    b = (0.5 * a + torch.randn(tap.shape, device=device)).to(DTYPES[dtype])
-    if layout == "channels_last":
-        a, b = (x.contiguous(memory_format=torch.channels_last) for x in (a, b))
-    truth = ops.paired_moments(a.double(), b.double(), backend="torch")
-    unit = {"ours_ieee": "ieee", "ours_tf32": "tf32"}.get(provider, "tf32x3")
-    call = PROVIDERS[provider]
-    clock(
-        lambda: call(a, b),
-        lambda sums: worst_error(sums, truth),
-        allowed=2e-3 if provider == "ours_tf32" else 2e-5,
-        n_bytes=tap.paired_bytes(a.element_size()),
-        flops=tap.paired_flops(),
-        unit="16bit" if dtype == "bf16" else unit,
+
+    def make() -> tuple[Tensor, Tensor]:
+        a = torch.randn(tap.shape, device=device) + 0.5
+        b = 0.5 * a + torch.randn(tap.shape, device=device)
+        if layout == "channels_last":
+            a, b = (x.contiguous(memory_format=torch.channels_last) for x in (a, b))
+        return a.to(DTYPES[dtype]), b.to(DTYPES[dtype])
+
+    contest = Contest(input_sets(make, device), device)
+    a, b = contest.inputs[0]
+    truth = ops.paired_moments(a.double(), b.double(), backend="torch", **FORMS[form])
+    entered = providers(form, dtype)
+    for name, (call, precision) in entered.items():
+        allowed = ALLOWED_TF32 if precision == "tf32" else ALLOWED
+        contest.enter(name, call, lambda sums: worst_error(sums, truth, form), allowed)
+    compete(
+        contest,
+        case={
+            "op": "paired_moments",
+            "name": tap.label,
+            "dtype": dtype,
+            "layout": layout,
+            "form": form,
+        },
+        n_bytes=tap.paired_bytes(DTYPES[dtype].itemsize),
+        # The floor is that of the unit that gives the accuracy: eager float32 could have used it.
+        flops=lambda name: tap.paired_flops(form),
+        unit=lambda name: unit_of(
+            dtype, "tf32x3" if entered[name][1] == "ieee" else entered[name][1]
+        ),
     )

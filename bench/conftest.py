@@ -1,4 +1,4 @@
-"""What the benches share: the device, the check before the clock, and the ratio to the floor."""
+"""What the benches share: the device, and a contest under the clock of pytest-benchmark."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.contest import Contest
 from bench.roofline import floor_seconds
 
 # Interpreted kernels are never timed.
@@ -25,8 +26,41 @@ def device() -> torch.device:
 
 
 @pytest.fixture
+def compete(benchmark: Any) -> Callable[..., None]:
+    """Return a function that times a contest, and notes each provider's ratio to its floor.
+
+    The clock of pytest-benchmark runs over whole rounds of all providers; the times of each are in
+    `extra_info["providers"]`.
+    """
+
+    def run(
+        contest: Contest,
+        *,
+        case: dict[str, str],
+        n_bytes: int,
+        flops: Callable[[str], int] = lambda provider: 0,
+        unit: Callable[[str], str] = lambda provider: "ieee",
+    ) -> None:
+        contest.warm_up()
+        benchmark.pedantic(contest.play, rounds=ROUNDS)
+        name = torch.cuda.get_device_name() if ON_GPU else "CPU"
+        rows = contest.results()
+        for provider, row in rows.items():
+            row["floor_seconds"] = floor_seconds(name, n_bytes, flops(provider), unit(provider))
+            took = row.get("device_seconds", row.get("seconds"))
+            if took is not None:
+                row["ratio_to_floor"] = took / row["floor_seconds"]
+                row["bytes_per_second"] = n_bytes / took
+        benchmark.extra_info.update(device=name, case=case, bytes=n_bytes, providers=rows)
+        wrong = [name for name, row in rows.items() if "seconds" not in row]
+        assert "ours" not in wrong, f"ours is wrong: {rows['ours']}"
+
+    return run
+
+
+@pytest.fixture
 def clock(benchmark: Any) -> Callable[..., None]:
-    """Return a function that checks a provider, times it, and notes its ratio to the floor."""
+    """Return a function that checks one provider, times it, and notes its ratio to the floor."""
 
     def run(
         provider: Callable[[], Any],

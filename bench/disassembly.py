@@ -98,7 +98,7 @@ def _width(kind: str, parts: list[str]) -> int:
 
 
 def _loop_slots(lines: list[tuple[int, str, str]]) -> int:
-    """Return the issue slots of the longest loop: what lies between a backward branch and its target."""
+    """Return the issue slots of the longest loop, from a branch's target back to the branch."""
     longest: list[str] = []
     for address, name, rest in lines:
         target = TARGET.search(rest)
