@@ -42,5 +42,9 @@ class GraphCaptureError(RepairKernelsError, RuntimeError):
     """`torch.export` could not capture the model."""
 
 
+class CompilationError(RepairKernelsError, RuntimeError):
+    """`torch.compile` could not compile the networks on this machine."""
+
+
 class FunctionChangedError(RepairKernelsError, RuntimeError):
     """A permuted network computes something else: a derived permutation group is wrong."""

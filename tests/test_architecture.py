@@ -15,9 +15,10 @@ PACKAGE = ROOT / "repair_kernels"
 LAYERS = (
     ("errors", "atomic", "version"),
     ("reference", "kernels"),
-    ("ops",),
+    ("ops", "library"),
     (
         "moments",
+        "statistics_file",
         "paired_stats",
         "running",
         "axes",
@@ -28,7 +29,7 @@ LAYERS = (
         "graph",
         "permutation",
     ),
-    ("batches", "execution", "affine", "endpoints"),
+    ("batches", "execution", "affine", "endpoints", "twin", "compiled"),
     ("checkpoints", "plotting"),
     ("statistics", "matching", "interpolation", "folding", "explicit", "calibration", "evaluation"),
     ("alignment", "pipeline"),

@@ -5,6 +5,7 @@ from repair_kernels.errors import (
     ArgumentError,
     CalibrationDataError,
     CheckpointError,
+    CompilationError,
     FunctionChangedError,
     GraphCaptureError,
     NonFiniteActivationError,
@@ -14,7 +15,7 @@ from repair_kernels.errors import (
 
 
 def test_every_error_is_also_the_builtin_that_fits() -> None:
-    for error in (GraphCaptureError, FunctionChangedError):
+    for error in (GraphCaptureError, CompilationError, FunctionChangedError):
         assert issubclass(error, RuntimeError)
         assert issubclass(error, RepairKernelsError)
     for error in (
