@@ -1,38 +1,25 @@
 """The moments of every tap as one value: merged, reordered, all-reduced over processes, saved.
 
-A statistics file is safetensors, whatever its suffix: per tap the tensors `<tap>/mean_a`, `/m2_a`,
-`/mean_b`, `/m2_b` and, where recorded, `/cross`, all float64, and one metadata entry of JSON with
-the format version, the number of images, and the taps in order with their sample counts.
+`statistics_file.py` says what a file of them holds.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch import Tensor
 
-from repair_kernels.atomic import atomic_path
-from repair_kernels.errors import (
-    ArchitectureMismatchError,
-    ArgumentError,
-    CheckpointError,
-    RepairKernelsError,
-)
+from repair_kernels.errors import ArchitectureMismatchError, ArgumentError, RepairKernelsError
 from repair_kernels.moments import Indices, PairedMoments
+from repair_kernels.moments.pairs import add_spread_
+from repair_kernels.moments.totals import check_count
+from repair_kernels.statistics_file import read, write
 
-FORMAT = "repair_kernels.paired_stats"
-VERSION = 1
-VECTORS = ("mean_a", "m2_a", "mean_b", "m2_b")
-MAX_SAMPLES = 2**63 - 1
 REPR_TAPS = 8
 
 
@@ -63,8 +50,7 @@ class PairedStats(Mapping[str, PairedMoments]):
     """
 
     def __init__(self, moments: Mapping[str, PairedMoments], *, n_images: int) -> None:
-        if not isinstance(n_images, int) or isinstance(n_images, bool) or n_images < 0:
-            raise ArgumentError(f"`n_images` must be an int of at least 0; got {n_images!r}.")
+        check_count("n_images", n_images)
         for tap, value in moments.items():
             if not isinstance(tap, str) or not isinstance(value, PairedMoments):
                 raise ArgumentError(
@@ -107,8 +93,8 @@ class PairedStats(Mapping[str, PairedMoments]):
         width = max((len(tap) for tap, _ in shown), default=0)
         for tap, moments in shown:
             shape = f"{moments.mean_a.numel()} x {moments.mean_b.numel()}"
-            cross = "cross" if moments.cross is not None else ""
-            line = f"  {tap:{width}}  {shape:>11}  n = {moments.n_samples:,}  {cross}"
+            products = "" if moments.products == "none" else moments.products
+            line = f"  {tap:{width}}  {shape:>11}  n = {moments.n_samples:,}  {products}"
             lines.append(line.rstrip())
         if len(self) > len(shown):
             lines.append(f"  ... and {len(self) - len(shown)} more")
@@ -167,19 +153,7 @@ class PairedStats(Mapping[str, PairedMoments]):
         Raises:
             CheckpointError: the file cannot be written there
         """
-        tensors = {}
-        for tap, moments in self.items():
-            for name in (*VECTORS, "cross"):
-                value = getattr(moments, name)
-                if value is not None:
-                    tensors[f"{tap}/{name}"] = value.detach().cpu().contiguous().numpy()
-        taps = {tap: moments.n_samples for tap, moments in self.items()}
-        content = {"version": VERSION, "n_images": self.n_images, "taps": taps}
-        try:
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(save(tensors, metadata={FORMAT: json.dumps(content)}))
-        except OSError as error:
-            raise CheckpointError(f"cannot write statistics to {str(path)!r}: {error}") from error
+        write(path, self, n_images=self.n_images)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PairedStats:
@@ -188,23 +162,8 @@ class PairedStats(Mapping[str, PairedMoments]):
         Raises:
             CheckpointError: the file is missing, broken, or holds no statistics
         """
-        if not Path(path).is_file():
-            raise CheckpointError(
-                f"expected a statistics file at {str(path)!r}, but none is there."
-            )
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{str(path)!r} is no whole safetensors file: {error}. Statistics files are "
-                "written by `PairedStats.save`."
-            ) from error
-        try:
-            return _parsed(metadata, tensors)
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{str(path)!r} holds no valid statistics: {error}") from error
+        moments, n_images = read(path)
+        return cls(moments, n_images=n_images)
 
     def _refuse(self, tap: object) -> NoReturn:
         close = difflib.get_close_matches(str(tap), self._moments, n=3, cutoff=0.4)
@@ -214,55 +173,16 @@ class PairedStats(Mapping[str, PairedMoments]):
         raise UnknownTapError(f"no tap {tap!r} in these statistics; {hint}. See `list(stats)`.")
 
 
-def _parsed(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> PairedStats:
-    if FORMAT not in metadata:
-        raise CheckpointError(
-            f"it has no {FORMAT!r} in its metadata. A checkpoint of weights is not a statistics "
-            "file; make one with `compute_stats(...).save(path)`."
-        )
-    content = json.loads(metadata[FORMAT])
-    version = content.get("version") if isinstance(content, dict) else None
-    if version != VERSION:
-        raise CheckpointError(
-            f"expected format version {VERSION}, got {version!r}. Read it with the release of "
-            "this package that wrote it."
-        )
-    taps = content.get("taps")
-    if not isinstance(taps, dict):
-        raise CheckpointError(f"expected taps with their sample counts, got {taps!r}.")
-    moments = {}
-    for tap, n_samples in taps.items():
-        if not isinstance(n_samples, int) or not 0 <= n_samples <= MAX_SAMPLES:
-            raise CheckpointError(f"tap {tap!r} has {n_samples!r} for its number of samples.")
-        vectors = [_popped(tensors, tap, name) for name in VECTORS]
-        cross = _popped(tensors, tap, "cross") if f"{tap}/cross" in tensors else None
-        moments[tap] = PairedMoments(n_samples, *vectors, cross=cross)
-    if tensors:
-        raise CheckpointError(f"it holds the tensor {next(iter(tensors))!r}, which is of no tap.")
-    n_images: Any = content.get("n_images")
-    return PairedStats(moments, n_images=n_images)
-
-
-def _popped(tensors: dict[str, Tensor], tap: str, name: str) -> Tensor:
-    value = tensors.pop(f"{tap}/{name}", None)
-    if value is None:
-        raise CheckpointError(f"`{name}` of tap {tap!r} is missing.")
-    if not value.isfinite().all() or (name.startswith("m2") and (value < 0).any()):
-        allowed = "finite and not negative" if name.startswith("m2") else "finite"
-        raise CheckpointError(f"`{name}` of tap {tap!r} must be {allowed}, and is not.")
-    return value
-
-
 class _Layout(NamedTuple):
     """What every rank must know of a tap of another one: its shape, and how much it weighs."""
 
     n_samples: int
     c_a: int
     c_b: int
-    has_cross: bool
+    products: str
 
     @property
-    def shape(self) -> tuple[int, int, bool]:
+    def shape(self) -> tuple[int, int, str]:
         return self[1:]
 
 
@@ -274,9 +194,9 @@ def all_reduce(stats: PairedStats, group: dist.ProcessGroup | None = None) -> Pa
 
         mean = Σ_r mean_r n_r / n        m2 = Σ_r m2_r + n_r (mean_r - mean)²
 
-    and `cross` likewise. The first rank of the group adds up and broadcasts. Tensors travel on the
-    current CUDA device with NCCL, through the CPU with any other backend, and the result is where
-    this rank's statistics were.
+    and all sums of products likewise. The first rank of the group adds up and broadcasts. Tensors
+    travel on the current CUDA device with NCCL, through the CPU with any other backend, and the
+    result is where this rank's statistics were.
 
     Raises:
         ArgumentError: there is no such group, or this process is not in it
@@ -293,7 +213,7 @@ def all_reduce(stats: PairedStats, group: dist.ProcessGroup | None = None) -> Pa
     if rank < 0:
         raise ArgumentError("this process is not in `group`. Call it on the group's ranks only.")
     mine = {
-        tap: _Layout(m.n_samples, m.mean_a.numel(), m.mean_b.numel(), m.cross is not None)
+        tap: _Layout(m.n_samples, m.mean_a.numel(), m.mean_b.numel(), m.products)
         for tap, m in stats.items()
     }
     everyone: list = [None] * dist.get_world_size(group)
@@ -305,8 +225,8 @@ def all_reduce(stats: PairedStats, group: dist.ProcessGroup | None = None) -> Pa
         found = {layout[tap].shape if tap in layout else None for layout in layouts}
         if len(found) > 1:
             raise ArchitectureMismatchError(
-                f"all ranks must record the same taps with the same channels and `cross`, but at "
-                f"tap {tap!r} they have {sorted(map(str, found))} (c_a, c_b, cross). "
+                f"all ranks must record the same taps with the same channels and products, but at "
+                f"tap {tap!r} they have {sorted(map(str, found))} (c_a, c_b, products). "
                 "Start every rank with the same networks and options."
             )
     travel = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
@@ -320,7 +240,9 @@ def all_reduce(stats: PairedStats, group: dist.ProcessGroup | None = None) -> Pa
 
 
 def _empty(layout: _Layout) -> PairedMoments:
-    return PairedMoments.empty(layout.c_a, layout.c_b, cross=layout.has_cross)
+    cross = {"none": False, "diagonal": "diagonal"}.get(layout.products, True)
+    joint = layout.products == "joint"
+    return PairedMoments.empty(layout.c_a, layout.c_b, cross=cross, joint=joint)
 
 
 def _reduced(
@@ -329,18 +251,17 @@ def _reduced(
     mine, total = counts[rank], sum(counts)
     if total == 0:
         return moments
-    c_a, c_b = moments.mean_a.numel(), moments.mean_b.numel()
-    own_mean = torch.cat([moments.mean_a, moments.mean_b])
-    mean = _summed(own_mean * (mine / total), group)
-    delta = own_mean - mean
-    m2 = _summed(torch.cat([moments.m2_a, moments.m2_b]) + mine * delta.square(), group)
-    cross = None
-    if moments.cross is not None:
-        own_cross = torch.addr(moments.cross, delta[:c_a], delta[c_a:], alpha=mine)
-        cross = _summed(own_cross, group)
-    mean_a, mean_b = mean.split([c_a, c_b])
-    m2_a, m2_b = m2.split([c_a, c_b])
-    return PairedMoments(total, mean_a, m2_a, mean_b, m2_b, cross)
+    mean_a = _summed(moments.mean_a * (mine / total), group)
+    mean_b = _summed(moments.mean_b * (mine / total), group)
+    # Moments about the mean of all ranks' samples add up.
+    own = moments.clone()
+    add_spread_(own, own.mean_a - mean_a, own.mean_b - mean_b, mine)
+    sums = {
+        k: _summed(v.contiguous(), group)
+        for k, v in own.tensors.items()
+        if not k.startswith("mean")
+    }
+    return PairedMoments(total, mean_a=mean_a, mean_b=mean_b, **sums)
 
 
 def _summed(values: Tensor, group: dist.ProcessGroup) -> Tensor:

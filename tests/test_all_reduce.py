@@ -19,10 +19,18 @@ SHARES = {
     "first is empty": {1: [0, N], 2: [0, 0, N], 3: [0, 0, 20, N]},
     "all are empty": {1: [0, 0], 2: [0, 0, 0], 3: [0, 0, 0, 0]},
 }
+# Where each kind of products of deviations shows.
+CORRELATIONS = (
+    ("conv", "corr"),
+    ("add", "corr_diag"),
+    ("pool", "corr"),
+    ("pool", "corr_a"),
+    ("pool", "corr_b"),
+)
 
 
 def stats_of(start: int, stop: int) -> PairedStats:
-    """Statistics of some images of one data set, at a tap with cross and at one without."""
+    """Statistics of some images of one data set, at a tap of each kind of products."""
     if start == stop:
         return PairedStats({}, n_images=0)
     generator = torch.Generator().manual_seed(0)
@@ -32,12 +40,19 @@ def stats_of(start: int, stop: int) -> PairedStats:
     m2, cross = (d * d).sum(0), d[:, :3].T @ d[:, 3:]
     a, b = (mean[:3], m2[:3]), (mean[3:], m2[3:])
     n = stop - start
-    taps = {"conv": PairedMoments(n, *a, *b, cross), "fc": PairedMoments(n, *b, *a)}
+    within = d[:, :3].T @ d[:, :3], d[:, 3:].T @ d[:, 3:]
+    taps = {
+        "conv": PairedMoments(n, *a, *b, cross),
+        "fc": PairedMoments(n, *b, *a),
+        "add": PairedMoments(n, *a, *a, diagonal=m2[:3]),
+        "pool": PairedMoments(n, *a, *b, cross, None, *within),
+    }
     return PairedStats(taps, n_images=n)
 
 
-def no_samples(tap: str, c_b: int) -> PairedStats:
-    return PairedStats({tap: PairedMoments.empty(2, c_b)}, n_images=0)
+def no_samples(tap: str, c_b: int, products: int = 0) -> PairedStats:
+    cross, joint = [(True, False), ("diagonal", False), (True, True)][products]
+    return PairedStats({tap: PairedMoments.empty(2, c_b, cross=cross, joint=joint)}, n_images=0)
 
 
 def work(rank: int, folder: Path) -> None:
@@ -62,6 +77,7 @@ def work(rank: int, folder: Path) -> None:
             ).read_bytes()
     write(folder, "taps", rank, no_samples("conv" if rank else "stem", 3), None)
     write(folder, "widths", rank, no_samples("conv", 3 + rank), None)
+    write(folder, "products", rank, no_samples("conv", 2, products=rank), None)
     dist.destroy_process_group()
 
 
@@ -96,13 +112,15 @@ def test_the_result_is_that_of_one_process(folder: Path, case: str, size: int) -
     reduced, alone = PairedStats.load(folder / f"{case} {size} {WORLD - 1}"), stats_of(0, N)
     assert list(reduced) == list(alone)
     assert reduced.n_images == N
-    assert reduced["fc"].cross is None
     for tap in alone:
         assert reduced[tap].n_samples == N
+        assert reduced[tap].products == alone[tap].products
         for name in ("mean_a", "m2_a", "mean_b", "m2_b"):
             ours, theirs = getattr(reduced[tap], name), getattr(alone[tap], name)
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
-    torch.testing.assert_close(reduced["conv"].corr, alone["conv"].corr, rtol=0, atol=1e-10)
+    for tap, name in CORRELATIONS:
+        ours, theirs = getattr(reduced[tap], name), getattr(alone[tap], name)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -115,7 +133,8 @@ def test_ranks_that_saw_nothing_have_nothing(folder: Path, size: int) -> None:
     ("name", "words"),
     [
         ("taps", "ArchitectureMismatchError: all ranks must record the same taps"),
-        ("widths", "at tap 'conv' they have ['(2, 3, True)', '(2, 4, True)', '(2, 5, True)']"),
+        ("widths", "at tap 'conv' they have [\"(2, 3, 'cross')\", \"(2, 4, 'cross')\", "),
+        ("products", "at tap 'conv' they have [\"(2, 2, 'cross')\", \"(2, 2, 'diagonal')\", "),
     ],
 )
 def test_ranks_that_differ_all_raise_the_same_error(folder: Path, name: str, words: str) -> None:

@@ -19,18 +19,10 @@ from repair_kernels.errors import (
     CalibrationDataError,
 )
 from repair_kernels.moments import ChannelMoments, PairedMoments
+from tests.two_pass import two_pass
 
 SEEDS = st.integers(0, 2**31)
 SIZES = st.tuples(st.integers(4, 65), st.integers(1, 7), st.integers(1, 7))
-
-
-def two_pass(a: Tensor, b: Tensor) -> PairedMoments:
-    """The oracle: centre, then square, in numpy's float64; rows are samples."""
-    x, y = a.numpy().astype(np.float64), b.numpy().astype(np.float64)
-    mean_a, mean_b = x.mean(0), y.mean(0)
-    x, y = x - mean_a, y - mean_b
-    values = (mean_a, (x * x).sum(0), mean_b, (y * y).sum(0), x.T @ y)
-    return PairedMoments(len(a), *(torch.from_numpy(value) for value in values))
 
 
 def samples(seed: int, n: int, c_a: int, c_b: int) -> tuple[Tensor, Tensor]:
@@ -261,7 +253,9 @@ def test_to_moves_every_tensor() -> None:
 
 def test_repr_tells_size_and_place_instead_of_values() -> None:
     moments = with_values([0.0, 0.0], [1.0, 1.0], n=1000)
-    assert repr(moments) == ("PairedMoments(n_samples=1,000, c_a=2, c_b=2, cross=True, device=cpu)")
+    assert repr(moments) == (
+        "PairedMoments(n_samples=1,000, c_a=2, c_b=2, products=cross, device=cpu)"
+    )
     assert repr(moments.a) == "ChannelMoments(n_samples=1,000, c=2, device=cpu)"
 
 
@@ -346,7 +340,7 @@ def test_merge_refuses_other_widths() -> None:
 
 
 def test_merge_refuses_cross_on_one_side_only() -> None:
-    with pytest.raises(ArgumentError, match="must hold `cross`, or neither"):
+    with pytest.raises(ArgumentError, match='the same products of deviations; got "cross" and'):
         PairedMoments.empty(2, 3).merge(PairedMoments.empty(2, 3, cross=False))
 
 

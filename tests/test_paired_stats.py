@@ -21,30 +21,26 @@ from repair_kernels.errors import (
     RepairKernelsError,
 )
 from repair_kernels.moments import PairedMoments
-from repair_kernels.paired_stats import FORMAT, PairedStats, all_reduce
+from repair_kernels.paired_stats import PairedStats, all_reduce
+from repair_kernels.statistics_file import FORMAT
+from tests.two_pass import two_pass
 
-FIELDS = ("mean_a", "m2_a", "mean_b", "m2_b", "cross")
 NOTHING = PairedStats({}, n_images=0)
 
 
-def moments_of(a: Tensor, b: Tensor, *, cross: bool = True) -> PairedMoments:
-    x, y = a - a.mean(0), b - b.mean(0)
-    squares = (x * x).sum(0), (y * y).sum(0)
-    product = x.T @ y if cross else None
-    return PairedMoments(len(a), a.mean(0), squares[0], b.mean(0), squares[1], product)
-
-
 def stats_of(n_images: int = 6, seed: int = 0, first: str = "conv") -> PairedStats:
-    """Three taps: wide with cross, square with cross, and one without; 4 positions at the first."""
+    """Taps of every kind of products, two of them with cross; 4 positions at the first."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return 3 + torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     taps = {
-        first: moments_of(normal(4 * n_images, 3), normal(4 * n_images, 5)),
-        "block.add": moments_of(normal(n_images, 2), normal(n_images, 2)),
-        "fc": moments_of(normal(n_images, 4), normal(n_images, 4), cross=False),
+        first: two_pass(normal(4 * n_images, 3), normal(4 * n_images, 5)),
+        "block.add": two_pass(normal(n_images, 2), normal(n_images, 2)),
+        "fc": two_pass(normal(n_images, 4), normal(n_images, 4), "none"),
+        "proj": two_pass(normal(n_images, 3), normal(n_images, 3), "diagonal"),
+        "pool": two_pass(normal(n_images, 3), normal(n_images, 2), "joint"),
     }
     return PairedStats(taps, n_images=n_images)
 
@@ -54,10 +50,9 @@ def assert_bits(ours: PairedStats, theirs: PairedStats) -> None:
     assert ours.n_images == theirs.n_images
     for tap in ours:
         assert ours[tap].n_samples == theirs[tap].n_samples
-        for name in FIELDS:
-            x, y = getattr(ours[tap], name), getattr(theirs[tap], name)
-            assert (x is None) == (y is None)
-            assert x is None or x.numpy().tobytes() == y.numpy().tobytes()
+        assert ours[tap].products == theirs[tap].products
+        for name, value in theirs[tap].tensors.items():
+            assert ours[tap].tensors[name].numpy().tobytes() == value.numpy().tobytes()
 
 
 # --- the mapping ---------------------------------------------------------------------------------
@@ -80,7 +75,7 @@ def test_an_unknown_tap_is_answered_with_the_closest() -> None:
         RepairKernelsError, match=r"no tap 'blok\.add'.*the closest are 'block\.add'"
     ):
         stats_of()["blok.add"]
-    with pytest.raises(KeyError, match=r"no tap 'xyz' in these statistics; there are 3\. See"):
+    with pytest.raises(KeyError, match=r"no tap 'xyz' in these statistics; there are 5\. See"):
         stats_of()["xyz"]
 
 
@@ -88,17 +83,19 @@ def test_dead_counts_the_channels_of_each_network() -> None:
     a = torch.randn(8, 3, dtype=torch.float64)
     b = torch.randn(8, 2, dtype=torch.float64)
     a[:, 1:], b[:, 0] = 2.0, -1.0
-    stats = PairedStats({"conv": moments_of(a, b)}, n_images=8)
+    stats = PairedStats({"conv": two_pass(a, b)}, n_images=8)
     assert stats.dead == {"conv": (2, 1)}
     assert stats.dead["conv"].a == 2
 
 
 def test_repr_lists_taps_with_their_sizes() -> None:
     assert repr(stats_of(n_images=1000)).splitlines() == [
-        "PairedStats(1,000 images, 3 taps)",
+        "PairedStats(1,000 images, 5 taps)",
         "  conv             3 x 5  n = 4,000  cross",
         "  block.add        2 x 2  n = 1,000  cross",
         "  fc               4 x 4  n = 1,000",
+        "  proj             3 x 3  n = 1,000  diagonal",
+        "  pool             3 x 2  n = 1,000  joint",
     ]
     many = PairedStats({f"t{i}": PairedMoments.empty(1, 1) for i in range(10)}, n_images=0)
     assert repr(many).endswith("... and 2 more")
@@ -160,7 +157,7 @@ def test_merge_names_the_tap_that_differs() -> None:
     with pytest.raises(ArchitectureMismatchError, match="at tap 'fc': .*`mean_b`; got 4 and 7"):
         stats_of().merge(other)
     other = PairedStats({**stats_of(), "fc": PairedMoments.empty(4, 4)}, n_images=6)
-    with pytest.raises(ArgumentError, match="at tap 'fc': .*`cross`, or neither"):
+    with pytest.raises(ArgumentError, match="at tap 'fc': .*the same products of deviations"):
         stats_of().merge(other)
 
 
@@ -288,6 +285,9 @@ def _unchecked_annotations() -> Iterator[None]:
         (replace_tensor("fc/m2_a", torch.ones(4)), "`m2_a` must be a float64 tensor"),
         (replace_tensor("fc/m2_a", torch.ones(3).double()), r"`m2_a` must be .* shape \(4,\)"),
         (replace_tensor("conv/cross", torch.ones(5, 3).double()), r"`cross` must be .* \(3, 5\)"),
+        (lambda c, t: t.pop("pool/within_b"), "must hold .*; got `cross` and `within_a`"),
+        (replace_tensor("fc/diagonal", torch.ones(3).double()), r"`diagonal` must be .* \(4,\)"),
+        (poison("pool/within_a", float("nan")), "`within_a` of tap 'pool' must be finite, and"),
     ],
 )
 def test_a_statistics_file_that_was_tampered_with_is_refused(tmp_path, damage, message) -> None:

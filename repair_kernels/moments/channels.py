@@ -12,8 +12,8 @@ from repair_kernels.moments.totals import (
     Indices,
     as_total,
     between,
+    check_count,
     check_mergeable,
-    check_n_samples,
     check_vectors,
     checked_indices,
     merge_means_,
@@ -47,7 +47,7 @@ class ChannelMoments:
     m2: Float64[Tensor, " c"]
 
     def __post_init__(self) -> None:
-        check_n_samples(self.n_samples)
+        check_count("n_samples", self.n_samples)
         check_vectors(mean=self.mean, m2=self.m2)
 
     @classmethod
@@ -124,3 +124,18 @@ def merge_(total: ChannelMoments, other: ChannelMoments) -> ChannelMoments:
     delta = merge_means_(total.mean, n_1, other.mean, n_2)
     total.m2.add_(other.m2).addcmul_(delta, delta, value=between(n_1, n_2))
     return ChannelMoments(n_1 + n_2, total.mean, total.m2)
+
+
+def correlations(products: Tensor, rows: ChannelMoments, columns: ChannelMoments) -> Tensor:
+    """Divide sums of products of deviations by the roots of both channels' `m2`.
+
+    Args:
+        products: one per pair of a row's and a column's channel, or a vector: one per index
+    Returns:
+        values in [-1, 1], 0 where a channel is dead
+    """
+    require_samples(rows.n_samples)
+    left, right = (torch.where(m.dead, 0.0, m.m2.rsqrt()) for m in (rows, columns))
+    if products.dim() == 2:
+        left = left[:, None]
+    return products.mul(left).mul_(right).clamp_(-1, 1)

@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from repair_kernels.errors import ArgumentError
-from repair_kernels.moments.channels import ChannelMoments
+from repair_kernels.moments.channels import ChannelMoments, correlations
 from repair_kernels.moments.totals import (
     Indices,
     add_outer_,
     as_total,
     between,
+    check_count,
     check_mergeable,
-    check_n_samples,
     check_products,
     check_square,
     check_vectors,
@@ -29,9 +29,14 @@ from repair_kernels.moments.totals import (
 from repair_kernels.ops import PairedSums
 
 VECTORS = ("mean_a", "m2_a", "mean_b", "m2_b")
-PRODUCTS = ("cross", "diagonal", "within_a", "within_b")
-# What a tap may record of its products: nothing, the diagonal, the matrix, or the joint matrix.
-RECORDS = ((), ("diagonal",), ("cross",), ("cross", "within_a", "within_b"))
+SUMS = ("cross", "diagonal", "within_a", "within_b")
+# Which products of deviations a tap may hold, and the sums that hold them.
+PRODUCTS = {
+    "none": (),
+    "diagonal": ("diagonal",),
+    "cross": ("cross",),
+    "joint": ("cross", "within_a", "within_b"),
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,14 +74,15 @@ class PairedMoments:
     within_b: Float64[Tensor, "c_b c_b"] | None = None
 
     def __post_init__(self) -> None:
-        check_n_samples(self.n_samples)
+        check_count("n_samples", self.n_samples)
         check_vectors(mean_a=self.mean_a, m2_a=self.m2_a)
         check_vectors(mean_b=self.mean_b, m2_b=self.m2_b)
-        if self.recorded not in RECORDS:
+        held = tuple(name for name in SUMS if name in self.tensors)
+        if held not in PRODUCTS.values():
             raise ArgumentError(
                 "moments must hold `cross`, or `diagonal`, or `cross` with `within_a` and "
-                f"`within_b`, or none of them; got {self.recorded}. Use `from_sums` for what the "
-                "ops return."
+                f"`within_b`, or none of them; got {' and '.join(f'`{name}`' for name in held)}. "
+                "Use `from_sums` for what the ops return."
             )
         c_a, c_b = self.mean_a.numel(), self.mean_b.numel()
         check_products("cross", self.cross, (c_a, c_b), "a's channels x b's")
@@ -121,13 +127,20 @@ class PairedMoments:
     @classmethod
     def from_sums(cls, n_samples: int, sums: PairedSums) -> PairedMoments:
         """Take over what `ops.paired_moments` returned for `n_samples` samples."""
-        values = {name: getattr(sums, name) for name in (*VECTORS, *PRODUCTS)}
-        return cls(n_samples, **{k: as_total(v) for k, v in values.items() if v is not None})
+        totals = {k: as_total(v) for k, v in sums._asdict().items() if v is not None}
+        return cls(n_samples, **totals)
 
     @property
-    def recorded(self) -> tuple[str, ...]:
-        """Names of the sums of products that are held."""
-        return tuple(name for name in PRODUCTS if getattr(self, name) is not None)
+    def tensors(self) -> dict[str, Tensor]:
+        """The totals that are held, by name."""
+        values = {name: getattr(self, name) for name in (*VECTORS, *SUMS)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def products(self) -> str:
+        """Which products of deviations are held: "none", "diagonal", "cross" or "joint"."""
+        held = tuple(name for name in SUMS if name in self.tensors)
+        return next(kind for kind, names in PRODUCTS.items() if names == held)
 
     @property
     def a(self) -> ChannelMoments:
@@ -182,7 +195,7 @@ class PairedMoments:
 
         The rows and columns of dead channels are 0.
         """
-        return _correlations(self._require_cross(), self.a, self.b)
+        return correlations(self._require_cross(), self.a, self.b)
 
     @property
     def cov_a(self) -> Float64[Tensor, "c_a c_a"]:
@@ -200,12 +213,12 @@ class PairedMoments:
 
         corr_a[i, j] = within_a[i, j] / sqrt(m2_a[i] * m2_a[j])
         """
-        return _correlations(self._require_within(self.within_a), self.a, self.a)
+        return correlations(self._require_within(self.within_a), self.a, self.a)
 
     @property
     def corr_b(self) -> Float64[Tensor, "c_b c_b"]:
         """Correlation of b's channels with one another, as in `corr_a`."""
-        return _correlations(self._require_within(self.within_b), self.b, self.b)
+        return correlations(self._require_within(self.within_b), self.b, self.b)
 
     @property
     def joint_cov(self) -> Float64[Tensor, "c c"]:
@@ -221,8 +234,7 @@ class PairedMoments:
     @property
     def corr_diag(self) -> Float64[Tensor, " c"]:
         """Correlation of channel i of a with channel i of b: the diagonal of `corr`."""
-        diagonal, _ = self._require_diagonal(), require_samples(self.n_samples)
-        return diagonal.mul(_inverse_root(self.a)).mul_(_inverse_root(self.b)).clamp_(-1, 1)
+        return correlations(self._require_diagonal(), self.a, self.b)
 
     def merge(self, other: PairedMoments) -> PairedMoments:
         """Return the moments of both sets of samples together; nothing waits for the device."""
@@ -257,7 +269,7 @@ class PairedMoments:
         return self._with(torch.clone)
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> PairedMoments:
-        return replace(self, **{k: change(getattr(self, k)) for k in (*VECTORS, *self.recorded)})
+        return replace(self, **{name: change(value) for name, value in self.tensors.items()})
 
     def _require_cross(self) -> Tensor:
         if self.cross is None:
@@ -284,11 +296,9 @@ class PairedMoments:
         return cross.diagonal()
 
     def __repr__(self) -> str:
-        cross = '"diagonal"' if self.diagonal is not None else self.cross is not None
-        joint = ", joint=True" if self.within_a is not None else ""
         return (
             f"PairedMoments(n_samples={self.n_samples:,}, c_a={self.mean_a.numel()}, "
-            f"c_b={self.mean_b.numel()}, cross={cross}{joint}, device={self.mean_a.device})"
+            f"c_b={self.mean_b.numel()}, products={self.products}, device={self.mean_a.device})"
         )
 
 
@@ -298,7 +308,7 @@ def merge_(total: PairedMoments, other: PairedMoments) -> PairedMoments:
     if other.n_samples == 0:
         return total
     n_1, n_2 = total.n_samples, other.n_samples
-    for name in ("m2_a", "m2_b", *total.recorded):
+    for name in ("m2_a", "m2_b", *PRODUCTS[total.products]):
         getattr(total, name).add_(getattr(other, name))
     delta_a = merge_means_(total.mean_a, n_1, other.mean_a, n_2)
     delta_b = merge_means_(total.mean_b, n_1, other.mean_b, n_2)
@@ -319,22 +329,11 @@ def add_spread_(moments: PairedMoments, delta_a: Tensor, delta_b: Tensor, weight
             add_outer_(within, delta, weight)
 
 
-def _correlations(products: Tensor, rows: ChannelMoments, columns: ChannelMoments) -> Tensor:
-    require_samples(rows.n_samples)
-    corr = products.mul(_inverse_root(rows)[:, None])
-    return corr.mul_(_inverse_root(columns)).clamp_(-1, 1)
-
-
-def _inverse_root(moments: ChannelMoments) -> Tensor:
-    return torch.where(moments.dead, 0.0, moments.m2.rsqrt())
-
-
 def _check_same_kind(mine: PairedMoments, other: PairedMoments) -> None:
     check_mergeable("mean_a", mine.mean_a, other.mean_a)
     check_mergeable("mean_b", mine.mean_b, other.mean_b)
-    for name in PRODUCTS:
-        if (name in mine.recorded) != (name in other.recorded):
-            raise ArgumentError(
-                f"both moments to merge must hold `{name}`, or neither; got it in one only. "
-                "Record both with the same options."
-            )
+    if mine.products != other.products:
+        raise ArgumentError(
+            "moments to merge must hold the same products of deviations; got "
+            f'"{mine.products}" and "{other.products}". Record both with the same options.'
+        )

@@ -58,10 +58,10 @@ def require_samples(n_samples: int) -> int:
     return n_samples
 
 
-def check_n_samples(n_samples: int) -> None:
-    """Refuse what is no number of samples."""
-    if not isinstance(n_samples, int) or isinstance(n_samples, bool) or n_samples < 0:
-        raise ArgumentError(f"`n_samples` must be an int of at least 0; got {n_samples!r}.")
+def check_count(name: str, count: int) -> None:
+    """Refuse what is no number of samples, or of images."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise ArgumentError(f"`{name}` must be an int of at least 0; got {count!r}.")
 
 
 def check_vectors(**vectors: Tensor) -> None:
