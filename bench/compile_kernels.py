@@ -25,7 +25,7 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from bench.disassembly import read_code  # noqa: E402
 from bench.occupancy import LIMITS  # noqa: E402
-from bench.provenance import provenance  # noqa: E402
+from bench.provenance import provenance, write_rows  # noqa: E402
 from repair_kernels.kernels import devices  # noqa: E402
 
 TARGETS = {
@@ -154,9 +154,7 @@ def main() -> int:
     if options.json not in (None, "-"):
         where = provenance("compile_kernels.py", torch.device("cpu"), sys.argv[1:])
         where["versions"]["triton"] = triton.__version__
-        lines = ",\n".join(json.dumps(row) for row in rows)
-        head = json.dumps(where, indent=1).removesuffix("\n}")
-        Path(options.json).write_text(f'{head},\n "rows": [\n{lines}\n]\n}}\n')
+        write_rows(Path(options.json), where, rows)
     problems = [text for row in rows for text in complaints(row)]
     print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
     return 1 if problems else 0

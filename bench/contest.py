@@ -40,7 +40,8 @@ class Entry:
     def summary(self) -> dict[str, Any]:
         """Return error, medians and spreads; no time for a wrong one."""
         if not self.is_right:
-            return {"error": self.error, "allowed": self.allowed, "failure": self.failure}
+            known = {"failure": self.failure} if self.failure else {"error": self.error}
+            return {**known, "allowed": self.allowed}
         row: dict[str, Any] = {"error": self.error, "rounds": len(self.seconds)}
         for name in ("seconds", "device_seconds"):
             if times := getattr(self, name):

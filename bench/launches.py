@@ -83,6 +83,7 @@ class Started:
     launch: Launch
     grid: tuple[int, ...]
     tensors: tuple[tuple[str, int], ...]  # argument -> bytes that it holds
+    scalars: tuple[tuple[str, int], ...]  # argument -> its value
 
     @property
     def programs(self) -> int:
@@ -184,7 +185,7 @@ class Recorder:
 
     def _note(self, grid: tuple[int, ...], arguments: dict[str, Any]) -> None:
         options = tuple((name, arguments.pop(name)) for name in OPTIONS)
-        signature, constants, aligned, tensors = {}, {}, [], {}
+        signature, constants, aligned, tensors, scalars = {}, {}, [], {}, {}
         for parameter in self.kernel.params:
             name, value = parameter.name, arguments[parameter.name]
             if isinstance(value, Tensor):
@@ -194,13 +195,15 @@ class Recorder:
             elif parameter.is_constexpr or (value == 1 and not parameter.do_not_specialize):
                 signature[name] = "constexpr"
                 constants[name] = value
+                scalars |= {} if parameter.is_constexpr else {name: value}
             else:
+                scalars[name] = value
                 signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
                 if value % 16 == 0 and not parameter.do_not_specialize:
                     aligned.append(name)
         parts = signature.items(), constants.items(), aligned
         launch = Launch(self.kernel, *(tuple(part) for part in parts), options)
-        self.started.append(Started(launch, grid, tuple(tensors.items())))
+        self.started.append(Started(launch, grid, tuple(tensors.items()), tuple(scalars.items())))
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shlex
+import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,11 +21,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def provenance(script: str, device: torch.device, arguments: Sequence[str]) -> dict[str, Any]:
     """Return where and with what a result was measured."""
-
-    def git(*command: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True)
-        return done.stdout.strip()
-
     return {
         "device": device_name(device),
         "versions": {
@@ -31,9 +28,29 @@ def provenance(script: str, device: torch.device, arguments: Sequence[str]) -> d
             "torch": torch.__version__,
             "repair_kernels": rk.__version__,
         },
-        "commit": git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else ""),
+        "commit": commit(),
         "command": shlex.join(["python", f"bench/{script}", *arguments]),
     }
+
+
+def commit() -> str:
+    """Return the commit, and whether files differ from it; "unknown" in a copy without history."""
+
+    def git(*command: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True)
+        return done.stdout.strip()
+
+    if shutil.which("git") is None or not git("rev-parse", "HEAD"):
+        return "unknown"
+    return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+
+
+def write_rows(file: Path, where: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Write a result: where it was measured, and its rows, one on each line."""
+    head = json.dumps(where, indent=1).removesuffix("\n}")
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f'{head},\n "rows": [\n{lines}\n]\n}}\n')
 
 
 def device_name(device: torch.device) -> str:
