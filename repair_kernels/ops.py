@@ -6,20 +6,30 @@ one, and fail when it cannot run; nothing falls back in silence. Triton is impor
 """
 
 import os
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from . import reference
 from .errors import ArgumentError
-from .reference import ChannelSums, PairedSums
+from .reference import ChannelSums, Lerp, PairedSums
 
-__all__ = ["ChannelSums", "PairedSums", "channel_moments", "lerp_rescale", "paired_moments"]
+__all__ = [
+    "ChannelSums",
+    "Lerp",
+    "PairedSums",
+    "channel_moments",
+    "lerp_rescale",
+    "paired_moments",
+]
 
 BACKENDS = ("triton", "torch")
 PRECISIONS = ("tf32x3", "tf32", "ieee")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+CPU = torch.device("cpu")
 
 
 def channel_moments(x: Tensor, *, channel_dim: int = 1, backend: str | None = None) -> ChannelSums:
@@ -55,27 +65,32 @@ def paired_moments(
     b: Tensor,
     *,
     channel_dim: int = 1,
-    cross: bool = True,
+    cross: bool | Literal["diagonal"] = True,
+    joint: bool = False,
     precision: str = "tf32x3",
     backend: str | None = None,
 ) -> PairedSums:
     """Compute the moments of two networks at one tap, and the cross sums of all channel pairs.
 
         cross[i, j] = Σ_n (a[n, i] − mean_a[i]) · (b[n, j] − mean_b[j])
+        diagonal[i] = cross[i, i]          within_a[i, j] = the same of a and a; within_b likewise
 
     Args:
         a: activations of network a, as in `channel_moments`.
         b: the same of network b: equal shape except along `channel_dim`, equal dtype and device.
         channel_dim: the dimension that counts channels (1 for images, -1 for rows and tokens).
-        cross: whether to compute `cross`; without it only the moments of both.
+        cross: whether to compute `cross`; "diagonal" for `diagonal` instead, of channels that are
+            paired already (so many in `a` as in `b`); False for only the moments of both.
+        joint: whether to compute `within_a` and `within_b` too, in the same pass.
         precision: how a GPU multiplies float32: "tf32x3" (three tensor-core products, near
             float32), "tf32" (one), "ieee" (no tensor cores). A CPU has no tf32 and multiplies
             float32 as it is; products of 16-bit values are exact everywhere.
         backend: None, "triton" or "torch"; see the module.
 
     Returns:
-        mean_a, m2_a, mean_b, m2_b and cross (or None), float64; zeros when there are no positions.
-        Non-finite values show in the mean or m2 of their channel.
+        mean_a, m2_a, mean_b, m2_b and what was asked for of cross, diagonal, within_a and within_b
+        (else None), float64; zeros when there are no positions. `within_a` and `within_b` are
+        exactly symmetric. Non-finite values show in the mean or m2 of their channel.
 
     Raises:
         ArgumentError: the tensors do not fit together, or an option is unknown.
@@ -95,70 +110,107 @@ def paired_moments(
             f"`a` and `b` must have equal shapes except along `channel_dim`={channel_dim}, but "
             f"have {_shape(a)} and {_shape(b)}; give both networks' activations for one batch"
         )
+    if not (isinstance(cross, bool) or cross == "diagonal"):
+        raise ArgumentError(f'`cross` must be True, False or "diagonal", got {cross!r}')
+    if joint and cross is not True:
+        raise ArgumentError(f"`joint=True` needs `cross=True`, got `cross={cross!r}`; drop one")
+    c_a, c_b = a.shape[channel_dim], b.shape[channel_dim]
+    if cross == "diagonal" and c_a != c_b:
+        raise ArgumentError(
+            f'`cross="diagonal"` needs as many channels in `a` as in `b`, but they have {c_a} and '
+            f"{c_b}; pair the channels first, or take `cross=True`"
+        )
     if precision not in PRECISIONS:
         raise ArgumentError(f"`precision` must be {_names(PRECISIONS)}, got {precision!r}")
-    chosen = _backend(a, b, backend=backend)
-    return chosen.paired_moments(a, b, channel_dim=channel_dim, cross=cross, precision=precision)
+    return _backend(a, b, backend=backend).paired_moments(
+        a, b, channel_dim=channel_dim, cross=cross, joint=joint, precision=precision
+    )
 
 
+@overload
+def lerp_rescale(items: Lerp, alphas: float, *, backend: str | None = None) -> Tensor: ...
+@overload
 def lerp_rescale(
-    a: Tensor,
-    b: Tensor,
-    alpha: float,
+    items: Sequence[Lerp], alphas: float, *, backend: str | None = None
+) -> list[Tensor]: ...
+@overload
+def lerp_rescale(
+    items: Lerp, alphas: Sequence[float], *, backend: str | None = None
+) -> list[Tensor]: ...
+@overload
+def lerp_rescale(
+    items: Sequence[Lerp], alphas: Sequence[float], *, backend: str | None = None
+) -> list[list[Tensor]]: ...
+def lerp_rescale(
+    items: Lerp | Sequence[Lerp],
+    alphas: float | Sequence[float],
     *,
-    index_out: Tensor | None = None,
-    index_in: Tensor | None = None,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
     backend: str | None = None,
-) -> Tensor:
-    """Interpolate a tensor of two networks, with b gathered, and rescale its output channels.
+) -> Tensor | list[Tensor] | list[list[Tensor]]:
+    """Interpolate tensors of two networks, with b gathered, and rescale their output channels.
 
         mixed[i, j, …] = (1 − α) · a[i, j, …] + α · b[index_out[i], index_in[j], …]
         out[i, j, …] = scale[i] · mixed[i, j, …] + shift[i]
 
+    Any number of tensors of any shapes and dtypes is one launch on a GPU, which reads each tensor
+    once for all alphas.
+
     Args:
-        a: a tensor of shape (c_out, c_in, …), (c_out,) or ().
-        b: a tensor of the same shape, dtype and device.
-        alpha: weight of b, in [0, 1]. Without `scale` and `shift`, 0 gives exactly `a`, and 1
-            exactly the gathered `b`.
-        index_out: for each output channel, the channel of `b` that it takes; int64, shape (c_out,).
-            On a GPU its range is checked without waiting: a value out of range stops the device.
-        index_in: the same for each input channel; shape (c_in,).
-        scale: a factor for each output channel, of any float dtype.
-        shift: a summand for each output channel, of any float dtype.
+        items: a `Lerp`, or one for each tensor of a weight set, all on one device. Its fields:
+            a: a tensor of shape (c_out, c_in · segment, …), (c_out,) or ().
+            b: a tensor of the same shape, dtype and device.
+            index_out: for each output channel, the channel of `b` that it takes; int64, shape
+                (c_out,), on the device of `a` or on the CPU. On a GPU its range is checked without
+                waiting: a value out of range stops the device.
+            index_in: the same for each input channel; shape (c_in,).
+            segment: positions along axis 1 for each input channel (behind a flatten).
+            scale: a factor for each output channel, of any float dtype: shape (c_out,), or
+                (alphas, c_out) where it differs between alphas.
+            shift: a summand for each output channel, likewise.
+        alphas: weights of b, in [0, 1], or one of them. Without `scale` and `shift`, 0 gives
+            exactly `a`, and 1 exactly the gathered `b`.
         backend: None, "triton" or "torch"; see the module.
 
     Returns:
-        A new tensor in the shape and dtype of `a`; computed in float32, float64 from float64.
+        For each alpha a list with a new tensor for each item, in the shape and dtype of its `a`;
+        for one `Lerp` the tensor instead of its list, and for one alpha no list of alphas.
+        Computed as `torch.lerp` does, in float32, float64 from float64: `a` and `b` may not lie
+        further apart than the largest number there is.
 
     Raises:
         ArgumentError: the tensors do not fit together, or alpha or an index is out of range.
 
     Example:
         >>> a, b = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 3.0])
-        >>> lerp_rescale(a, b, 0.5, index_out=torch.tensor([1, 0])).tolist()
+        >>> lerp_rescale(Lerp(a, b, index_out=torch.tensor([1, 0])), 0.5).tolist()
         [1.5, 0.5]
+        >>> [[quarter], [half]] = lerp_rescale([Lerp(a, b)], [0.25, 0.5])
     """
-    for name, tensor in (("a", a), ("b", b)):
-        _check_tensor(name, tensor)
-    _check_same(a, b)
-    if a.shape != b.shape:
+    is_single, is_point = isinstance(items, Lerp), not isinstance(alphas, Sequence)
+    wanted = [items] if isinstance(items, Lerp) else list(items)
+    points = list(alphas) if isinstance(alphas, Sequence) else [alphas]
+    for alpha in points:
+        if not (isinstance(alpha, (int, float)) and 0 <= alpha <= 1):
+            raise ArgumentError(f"`alpha`, the weight of `b`, must lie in [0, 1], got {alpha!r}")
+    for k, item in enumerate(wanted):
+        try:
+            _check_lerp(item, len(points))
+        except ArgumentError as error:
+            raise error if is_single else ArgumentError(f"item {k}: {error}") from None
+    devices = sorted({str(item.a.device) for item in wanted})
+    if len(devices) > 1:
         raise ArgumentError(
-            f"`a` and `b` must have equal shapes, but have {_shape(a)} and {_shape(b)}; give the "
-            "same parameter of both networks"
+            f"`items` must be on one device, but are on {' and '.join(devices)}; make one call "
+            "for each device"
         )
-    if not (isinstance(alpha, (int, float)) and 0 <= alpha <= 1):
-        raise ArgumentError(f"`alpha`, the weight of `b`, must lie in [0, 1], got {alpha!r}")
-    c_out, c_in = (*a.shape, 1, 1)[:2]
-    _check_index("index_out", index_out, a, c_out)
-    _check_index("index_in", index_in, a, c_in if a.dim() > 1 else 1)
-    _check_per_channel("scale", scale, a, c_out if a.dim() else 1)
-    _check_per_channel("shift", shift, a, c_out if a.dim() else 1)
-    chosen = _backend(a, b, backend=backend)
-    return chosen.lerp_rescale(
-        a, b, float(alpha), index_out=index_out, index_in=index_in, scale=scale, shift=shift
-    )
+    _check_ranges(wanted)
+    if not wanted:
+        return [] if is_point else [[] for _ in points]
+    chosen = _backend(wanted[0].a, backend=backend)
+    mixed = chosen.lerp_rescale(wanted, [float(alpha) for alpha in points])
+    if is_single:
+        mixed = [tensors[0] for tensors in mixed]
+    return mixed[0] if is_point else mixed
 
 
 def _backend(*tensors: Tensor, backend: str | None) -> ModuleType:
@@ -211,6 +263,34 @@ def _check_same(a: Tensor, b: Tensor) -> None:
         )
 
 
+def _check_lerp(item: Lerp, n_alphas: int) -> None:
+    if not isinstance(item, Lerp):
+        raise ArgumentError(f"`items` must hold `Lerp`s, got {type(item).__name__}")
+    a, b = item.a, item.b
+    _check_tensor("a", a)
+    _check_tensor("b", b)
+    _check_same(a, b)
+    if a.shape != b.shape:
+        raise ArgumentError(
+            f"`a` and `b` must have equal shapes, but have {_shape(a)} and {_shape(b)}; give the "
+            "same parameter of both networks"
+        )
+    if item.segment != 1 and (
+        not isinstance(item.segment, int)
+        or item.segment < 1
+        or a.dim() < 2
+        or a.shape[1] % item.segment
+    ):
+        raise ArgumentError(
+            f"`segment` must divide the size of axis 1 of the shape {_shape(a)}, got "
+            f"{item.segment!r}; give the positions that a channel has behind the flatten"
+        )
+    _check_index("index_out", item.index_out, a, item.c_out)
+    _check_index("index_in", item.index_in, a, item.c_in)
+    _check_per_channel("scale", item.scale, a, item.c_out, n_alphas)
+    _check_per_channel("shift", item.shift, a, item.c_out, n_alphas)
+
+
 def _check_index(name: str, index: Tensor | None, a: Tensor, size: int) -> None:
     if index is None:
         return
@@ -220,24 +300,39 @@ def _check_index(name: str, index: Tensor | None, a: Tensor, size: int) -> None:
         raise ArgumentError(
             f"`{name}` must be int64 of shape ({size},) for the shape {_shape(a)}, got {came}"
         )
-    if index.device != a.device:
+    if index.device not in (a.device, CPU):
         raise ArgumentError(f"`{name}` must be on {a.device} like `a`, got {index.device}; move it")
-    inside = (index >= 0).logical_and_(index < size).all()
-    message = f"`{name}` must hold channels of `b`, in [0, {size}), but some are out of range"
-    if index.device.type == "cuda":
-        torch.ops.aten._assert_async.msg(inside, message)
-    elif not inside:
-        raise ArgumentError(message)
+    if index.device == CPU and size:
+        low, high = index.aminmax()
+        if low < 0 or high >= size:
+            raise ArgumentError(
+                f"`{name}` must hold channels of `b`, in [0, {size}), but some are out of range"
+            )
 
 
-def _check_per_channel(name: str, values: Tensor | None, a: Tensor, size: int) -> None:
+def _check_ranges(items: Sequence[Lerp]) -> None:
+    """Check all indices that are on a GPU at once, without waiting for it."""
+    indices = [index for item in items for index in (item.index_out, item.index_in)]
+    on_gpu = [index for index in indices if index is not None and index.device.type == "cuda"]
+    if on_gpu:
+        sizes = torch.tensor([len(index) for index in on_gpu])
+        bounds = torch.repeat_interleave(sizes, sizes).pin_memory()
+        values = torch.cat(on_gpu)
+        inside = (values >= 0) & (values < bounds.to(values.device, non_blocking=True))
+        message = "`index_out` and `index_in` must hold channels of `b`, but some are out of range"
+        torch.ops.aten._assert_async.msg(inside.all(), message)
+
+
+def _check_per_channel(
+    name: str, values: Tensor | None, a: Tensor, size: int, n_alphas: int
+) -> None:
     if values is None:
         return
     _check_tensor(name, values)
-    if values.shape != (size,) or values.device != a.device:
+    if values.shape not in ((size,), (n_alphas, size)) or values.device != a.device:
         raise ArgumentError(
-            f"`{name}` must have one value per output channel, shape ({size},) on {a.device}, got "
-            f"{_shape(values)} on {values.device}"
+            f"`{name}` must have one value per output channel, shape ({size},) or ({n_alphas}, "
+            f"{size}) on {a.device}, got {_shape(values)} on {values.device}"
         )
 
 

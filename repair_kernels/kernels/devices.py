@@ -26,6 +26,11 @@ class Device:
         return self.arch.startswith("gfx")
 
     @property
+    def lanes(self) -> int:
+        """Threads of one warp."""
+        return 64 if self.is_hip else 32
+
+    @property
     def is_interpreted(self) -> bool:
         """Whether kernels run in Triton's interpreter."""
         return self.arch == "cpu"
