@@ -32,7 +32,13 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 CPU = torch.device("cpu")
 
 
-def channel_moments(x: Tensor, *, channel_dim: int = 1, backend: str | None = None) -> ChannelSums:
+def channel_moments(
+    x: Tensor,
+    *,
+    channel_dim: int = 1,
+    near: Tensor | None = None,
+    backend: str | None = None,
+) -> ChannelSums:
     """Compute the mean and the sum of squared deviations of every channel.
 
         mean[i] = Σ_n x[n, i] / n          m2[i] = Σ_n (x[n, i] − mean[i])²
@@ -41,6 +47,8 @@ def channel_moments(x: Tensor, *, channel_dim: int = 1, backend: str | None = No
         x: activations of any shape and strides, float32, float16, bfloat16 or float64; all
             dimensions but one are positions.
         channel_dim: the dimension that counts channels (1 for images, -1 for rows and tokens).
+        near: a guess of the mean, such as that of earlier batches; float64, shape (c,). It saves a
+            CPU a look at the data, and changes no more than rounding.
         backend: None, "triton" or "torch"; see the module.
 
     Returns:
@@ -57,7 +65,9 @@ def channel_moments(x: Tensor, *, channel_dim: int = 1, backend: str | None = No
         ([2.0, 5.0], [2.0, 0.0])
     """
     _check_activation("x", x, channel_dim)
-    return _backend(x, backend=backend).channel_moments(x, channel_dim=channel_dim)
+    chosen = _backend(x, backend=backend)
+    hints = {"near": near} if chosen is reference else {}
+    return chosen.channel_moments(x, channel_dim=channel_dim, **hints)
 
 
 def paired_moments(
@@ -68,6 +78,8 @@ def paired_moments(
     cross: bool | Literal["diagonal"] = True,
     joint: bool = False,
     precision: str = "tf32x3",
+    near: tuple[Tensor, Tensor] | None = None,
+    out: Tensor | None = None,
     backend: str | None = None,
 ) -> PairedSums:
     """Compute the moments of two networks at one tap, and the cross sums of all channel pairs.
@@ -85,6 +97,9 @@ def paired_moments(
         precision: how a GPU multiplies float32: "tf32x3" (three tensor-core products, near
             float32), "tf32" (one), "ieee" (no tensor cores). A CPU has no tf32 and multiplies
             float32 as it is; products of 16-bit values are exact everywhere.
+        near: guesses of both means, as in `channel_moments`.
+        out: float64, shape (c_a, c_b): memory that `cross` may be written to, so that a CPU need
+            not find new memory for each batch.
         backend: None, "triton" or "torch"; see the module.
 
     Returns:
@@ -122,8 +137,10 @@ def paired_moments(
         )
     if precision not in PRECISIONS:
         raise ArgumentError(f"`precision` must be {_names(PRECISIONS)}, got {precision!r}")
-    return _backend(a, b, backend=backend).paired_moments(
-        a, b, channel_dim=channel_dim, cross=cross, joint=joint, precision=precision
+    chosen = _backend(a, b, backend=backend)
+    hints = {"near": near, "out": out} if chosen is reference else {}
+    return chosen.paired_moments(
+        a, b, channel_dim=channel_dim, cross=cross, joint=joint, precision=precision, **hints
     )
 
 
@@ -174,8 +191,8 @@ def lerp_rescale(
     Returns:
         For each alpha a list with a new tensor for each item, in the shape and dtype of its `a`;
         for one `Lerp` the tensor instead of its list, and for one alpha no list of alphas.
-        Computed as `torch.lerp` does, in float32, float64 from float64: `a` and `b` may not lie
-        further apart than the largest number there is.
+        Computed in float32, float64 from float64, and exact where `a` equals `b`; on a CPU values
+        beyond half of the largest number may overflow.
 
     Raises:
         ArgumentError: the tensors do not fit together, or alpha or an index is out of range.

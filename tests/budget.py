@@ -44,7 +44,7 @@ def error(
     if truth.size == 0:
         return 0.0
     assert np.isfinite(values).all()
-    difference = np.abs(values - truth)
+    difference = np.atleast_1d(np.abs(values - truth))
     return float(np.max(np.divide(difference, scale, out=difference, where=scale > 0)))
 
 

@@ -39,15 +39,20 @@ def lerp_rescale(
     alpha: float,
     index_out: torch.Tensor | None = None,
     index_in: torch.Tensor | None = None,
+    segment: int = 1,
     scale: torch.Tensor | None = None,
     shift: torch.Tensor | None = None,
 ) -> Array:
     """Return scale · ((1 − α) · a + α · gathered b) + shift."""
+    if a.dim() == 0:
+        options = {"index_out": index_out, "scale": scale, "shift": shift}
+        return lerp_rescale(a.reshape(1), b.reshape(1), alpha, **options)[0, ...]
     values_a, values_b = (x.detach().cpu().double().numpy() for x in (a, b))
     if index_out is not None:
         values_b = np.take(values_b, index_out.cpu().numpy(), axis=0)
     if index_in is not None:
-        values_b = np.take(values_b, index_in.cpu().numpy(), axis=1)
+        positions = index_in.cpu().numpy()[:, None] * segment + np.arange(segment)
+        values_b = np.take(values_b, positions.reshape(-1), axis=1)
     mixed = (1 - alpha) * values_a + alpha * values_b
     along = (-1,) + (1,) * (a.dim() - 1)
     if scale is not None:

@@ -7,6 +7,7 @@ import torch
 
 from repair_kernels import kernels, ops, reference
 from repair_kernels.errors import ArgumentError, RepairKernelsError
+from repair_kernels.ops import Lerp
 
 ROWS = torch.randn(6, 4)
 
@@ -57,18 +58,28 @@ def test_paired_moments_refuse_an_unknown_precision():
 
 def test_lerp_rescale_refuses_two_shapes():
     with pytest.raises(ArgumentError, match=r"but have \(6, 4\) and \(4, 6\); give the same param"):
-        ops.lerp_rescale(ROWS, ROWS.t(), 0.5)
+        ops.lerp_rescale(Lerp(ROWS, ROWS.t()), 0.5)
 
 
 def test_lerp_rescale_refuses_two_dtypes():
     with pytest.raises(ArgumentError, match="`a` and `b` must have one dtype and one device"):
-        ops.lerp_rescale(ROWS, ROWS.half(), 0.5)
+        ops.lerp_rescale(Lerp(ROWS, ROWS.half()), 0.5)
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), float("inf")])
+def test_lerp_rescale_refuses_integers():
+    counts = torch.ones(3, dtype=torch.int64)
+    with pytest.raises(ArgumentError, match="`a` must be a dense tensor of float32, float16"):
+        ops.lerp_rescale(Lerp(counts, counts), 0.5)
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), float("inf"), None])
 def test_lerp_rescale_refuses_an_alpha_outside_0_to_1(alpha):
-    with pytest.raises(ArgumentError, match=r"`alpha`, the weight of `b`, must lie in \[0, 1\]"):
-        ops.lerp_rescale(ROWS, ROWS, alpha)
+    for alphas in (alpha, [0.5, alpha]):
+        with pytest.raises(
+            ArgumentError, match=r"`alpha`, the weight of `b`, must lie in \[0, 1\]"
+        ):
+            ops.lerp_rescale(Lerp(ROWS, ROWS), alphas)
 
 
 @pytest.mark.parametrize(
@@ -84,20 +95,70 @@ def test_lerp_rescale_refuses_an_alpha_outside_0_to_1(alpha):
 )
 def test_lerp_rescale_refuses_an_index_that_does_not_fit(name, index, message):
     with pytest.raises(ArgumentError, match=message):
-        ops.lerp_rescale(ROWS, ROWS, 0.5, **{name: index})
+        ops.lerp_rescale(Lerp(ROWS, ROWS, **{name: index}), 0.5)
+
+
+@pytest.mark.gpu
+def test_an_index_may_be_on_either_device_and_its_range_is_checked_on_the_cpu():
+    x, index = ROWS.cuda(), torch.arange(6).flip(0)
+    outs = ops.lerp_rescale([Lerp(x, x, index_out=i) for i in (index, index.cuda())], 0.5)
+    assert torch.equal(*outs)
+    with pytest.raises(ArgumentError, match=r"channels of `b`, in \[0, 6\), but some are out of"):
+        ops.lerp_rescale(Lerp(x, x, index_out=index + 1), 0.5)
 
 
 def test_a_vector_has_one_input_channel():
     vector = torch.ones(3)
     with pytest.raises(ArgumentError, match=r"`index_in` must be int64 of shape \(1,\)"):
-        ops.lerp_rescale(vector, vector, 0.5, index_in=torch.arange(3))
+        ops.lerp_rescale(Lerp(vector, vector, index_in=torch.arange(3)), 0.5)
+
+
+@pytest.mark.parametrize(("x", "segment"), [(ROWS, 3), (ROWS, 0), (ROWS, -2), (ROWS[:, 0], 2)])
+def test_lerp_rescale_refuses_segments_that_do_not_fit(x, segment):
+    with pytest.raises(
+        ArgumentError, match=f"`segment` must divide .* got {segment}; give the pos"
+    ):
+        ops.lerp_rescale(Lerp(x, x, segment=segment), 0.5)
+
+
+def test_an_index_of_segments_counts_channels():
+    with pytest.raises(ArgumentError, match=r"`index_in` must be int64 of shape \(2,\)"):
+        ops.lerp_rescale(Lerp(ROWS, ROWS, index_in=torch.arange(4), segment=2), 0.5)
 
 
 @pytest.mark.parametrize("name", ["scale", "shift"])
-@pytest.mark.parametrize("values", [torch.ones(4), torch.ones(6, device="meta")])
+@pytest.mark.parametrize("values", [torch.ones(4), torch.ones(6, device="meta"), torch.ones(3, 6)])
 def test_lerp_rescale_refuses_values_that_are_not_one_per_channel(name, values):
-    with pytest.raises(ArgumentError, match=f"`{name}` must have one value per output channel"):
-        ops.lerp_rescale(ROWS, ROWS, 0.5, **{name: values})
+    message = rf"`{name}` must have one value per output channel, shape \(6,\) or \(2, 6\) on cpu"
+    with pytest.raises(ArgumentError, match=message):
+        ops.lerp_rescale(Lerp(ROWS, ROWS, **{name: values}), [0.25, 0.5])
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+def test_lerp_rescale_names_the_item_that_does_not_fit():
+    with pytest.raises(ArgumentError, match="item 1: `a` and `b` must have equal shapes"):
+        ops.lerp_rescale([Lerp(ROWS, ROWS), Lerp(ROWS, ROWS.t())], 0.5)
+    with pytest.raises(ArgumentError, match="item 0: `items` must hold `Lerp`s, got Tensor"):
+        ops.lerp_rescale([ROWS], 0.5)
+
+
+def test_lerp_rescale_refuses_two_devices():
+    there = ROWS.to("meta")
+    with pytest.raises(
+        ArgumentError, match="`items` must be on one device, but are on cpu and meta"
+    ):
+        ops.lerp_rescale([Lerp(ROWS, ROWS), Lerp(there, there)], 0.5)
+
+
+def test_lerp_rescale_nests_results_as_its_arguments():
+    item = Lerp(torch.zeros(2), torch.ones(2))
+    half = torch.full((2,), 0.5)
+    assert torch.equal(ops.lerp_rescale(item, 0.5), half)
+    assert torch.equal(ops.lerp_rescale([item], 0.5)[0], half)
+    assert torch.equal(ops.lerp_rescale(item, [0.0, 0.5])[1], half)
+    assert torch.equal(ops.lerp_rescale([item, item], [0.0, 0.5])[1][1], half)
+    assert ops.lerp_rescale([], [0.1, 0.5]) == [[], []]
+    assert ops.lerp_rescale([item], []) == []
 
 
 def test_an_unknown_backend_is_refused():
@@ -148,7 +209,7 @@ def test_every_op_runs_on_every_backend(backend):
     x = ROWS.to(device)
     mean = ops.channel_moments(x, backend=backend).mean
     sums = ops.paired_moments(x, x[:, :3], channel_dim=-1, backend=backend)
-    mixed = ops.lerp_rescale(x, x + 1, 0.25, backend=backend)
+    mixed = ops.lerp_rescale(Lerp(x, x + 1), 0.25, backend=backend)
     torch.testing.assert_close(mean, x.double().mean(0))
     assert sums.cross.shape == (4, 3)
     torch.testing.assert_close(mixed, x + 0.25)

@@ -4,8 +4,16 @@ Same names and signatures as `repair_kernels.kernels`. `repair_kernels.ops` chec
 """
 
 from .channel_moments import channel_moments
+from .lerp import Lerp
 from .lerp_rescale import lerp_rescale
 from .paired_moments import paired_moments
 from .sums import ChannelSums, PairedSums
 
-__all__ = ["ChannelSums", "PairedSums", "channel_moments", "lerp_rescale", "paired_moments"]
+__all__ = [
+    "ChannelSums",
+    "Lerp",
+    "PairedSums",
+    "channel_moments",
+    "lerp_rescale",
+    "paired_moments",
+]

@@ -1,4 +1,4 @@
-"""One tensor of two networks interpolated, with the channels of b gathered, and rescaled.
+"""Tensors of two networks interpolated, with the channels of b gathered, and rescaled.
 
     mixed[i, j, …] = (1 − α) · a[i, j, …] + α · b[index_out[i], index_in[j], …]
     out[i, j, …] = scale[i] · mixed[i, j, …] + shift[i]
@@ -6,36 +6,77 @@
 Kernel: `kernels/lerp_rescale.py`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from .lerp import Lerp
 
-def lerp_rescale(
-    a: Tensor,
-    b: Tensor,
-    alpha: float,
-    *,
-    index_out: Tensor | None = None,
-    index_in: Tensor | None = None,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-) -> Tensor:
-    """Return the interpolated tensor in the dtype of `a`; see `ops.lerp_rescale`."""
-    if alpha != 0 and index_out is not None:
-        b = b.index_select(0, index_out) if b.dim() else b.expand(1).index_select(0, index_out)[0]
-    if alpha != 0 and index_in is not None:
-        b = b.index_select(1, index_in) if b.dim() > 1 else b
-    dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
-    # The ends are copies: products with 0 and 1 lose -0.0 and turn infinity into NaN.
-    if alpha == 0:
-        out = a.to(dtype, copy=True)
-    elif alpha == 1:
-        out = b.to(dtype, copy=True)
+
+@torch.no_grad()
+def lerp_rescale(items: Sequence[Lerp], alphas: Sequence[float]) -> list[list[Tensor]]:
+    """Return for each alpha the interpolated tensors; see `ops.lerp_rescale`."""
+    columns = [_interpolate(item, alphas) for item in items]
+    return [[column[k] for column in columns] for k in range(len(alphas))]
+
+
+def _interpolate(item: Lerp, alphas: Sequence[float]) -> list[Tensor]:
+    """Return one tensor at every alpha; b is gathered once."""
+    a, b = item.a, _gathered(item) if any(alphas) else item.b
+    narrow = a.dtype in (torch.float16, torch.bfloat16)
+    if narrow and (item.scale is not None or item.shift is not None):
+        a, b = a.float(), b.float()  # one rounding, after the rescaling
+    spare = b is not item.b and b.stride() == a.stride()
+    mixed = []
+    for k, alpha in enumerate(alphas):
+        # A gathered b is nobody's: the last result takes its place, which spares new memory.
+        out = b if spare and k == len(alphas) - 1 else torch.empty_like(a)
+        _lerp(a, b, alpha, out)
+        if item.scale is not None:
+            out *= _per_row(item.scale, k, out)
+        if item.shift is not None:
+            out += _per_row(item.shift, k, out)
+        mixed.append(out.to(item.a.dtype))
+    return mixed
+
+
+def _gathered(item: Lerp) -> Tensor:
+    """Return b with its channels in their new order."""
+    b = item.b
+    if item.index_out is not None:
+        index = item.index_out.to(b.device)
+        b = b.index_select(0, index) if b.dim() else b.reshape(1).index_select(0, index)[0]
+    if item.index_in is not None and b.dim() > 1:
+        index = item.index_in.to(b.device)
+        if item.segment > 1:
+            blocks = b.reshape(item.c_out, item.c_in, item.segment, *b.shape[2:])
+            b = blocks.index_select(1, index).reshape(b.shape)
+        else:
+            b = b.index_select(1, index)
+    return b
+
+
+def _lerp(a: Tensor, b: Tensor, alpha: float, out: Tensor) -> None:
+    """Write (1 − α) a + α b to `out`, which may be `b`.
+
+    `torch.lerp` computes near + weight · (far − near): one pass, and exact where a equals b. A
+    weight below a half keeps its rounding small beside either share. Halves are exact, and so is
+    their sum but for one rounding, even where a and b cancel; the difference is not. Of 16-bit
+    values it is, in the float32 that `torch.lerp` then uses.
+    """
+    if alpha in (0, 1):
+        # The ends are copies: products with 0 and 1 lose -0.0 and turn infinity into NaN.
+        out.copy_(b if alpha else a)
+    elif alpha == 0.5 and a.element_size() >= 4:
+        torch.add(a, b, out=out).mul_(0.5)
+    elif alpha < 0.5:
+        torch.lerp(a, b, alpha, out=out)
     else:
-        out = (a.to(dtype) * (1 - alpha)).add_(b.to(dtype), alpha=alpha)
-    along_out = (-1, *[1] * (a.dim() - 1)) if a.dim() else ()
-    if scale is not None:
-        out *= scale.to(dtype).reshape(along_out)
-    if shift is not None:
-        out += shift.to(dtype).reshape(along_out)
-    return out.to(a.dtype)
+        torch.lerp(b, a, 1 - alpha, out=out)
+
+
+def _per_row(values: Tensor, k: int, like: Tensor) -> Tensor:
+    """Return the vector for alpha number k, to be spread over everything but output channels."""
+    vector = (values[k] if values.dim() == 2 else values).to(like.dtype)
+    return vector.reshape((-1, *[1] * (like.dim() - 1)) if like.dim() else ())
