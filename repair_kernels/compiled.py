@@ -108,11 +108,12 @@ def _layout(batch: Tensor) -> tuple:
 
 def _explanation(error: Exception) -> str:
     """Say what is needed, what failed, and what to do."""
-    cause = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    inner = getattr(error, "inner_exception", error)  # what a backend of the compiler raised
+    cause = next((line.strip() for line in str(inner).splitlines() if line.strip()), "no message")
     remedy = "leave it out"
-    if "InvalidCxxCompiler" in cause:
+    if type(inner).__name__ == "InvalidCxxCompiler":
         remedy = f"install a C++ compiler such as g++, name one in the variable CXX, or {remedy}"
     return (
         "`compile=True` needs networks and a machine that `torch.compile` can work with; here it "
-        f"failed with {type(error).__name__}: {cause}; {remedy}"
+        f"failed with {type(inner).__name__}: {cause}; {remedy}"
     )
