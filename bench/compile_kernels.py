@@ -1,10 +1,14 @@
 """Compile every kernel and launch configuration for real chips, on any machine, and check them.
 
-    python bench/compile_kernels.py [--quick] [--target sm_90 ...] [--kernel NAME] [--json FILE]
+    python bench/compile_kernels.py [--quick | --every] [--target sm_90 ...] [--json FILE]
 
 What the launchers would launch for each tap and state of `bench/shapes.py` is compiled, and its
 machine code read: registers, spills, tensor-core instructions, width of the loads. Exit status 1
-when a kernel needs more shared memory than the chip has, or spills registers. `--json -` prints.
+when a kernel needs more shared memory than the chip has, or spills registers.
+
+Each configuration is compiled once, with --every in every variant that Triton makes of it for
+run-time sizes of 1 and multiples of 16. `--json -` prints the rows as JSON. A FILE is written as
+the work goes on, and rows of it whose kernel has not changed are kept: a killed run goes on.
 """
 
 from __future__ import annotations
@@ -59,17 +63,28 @@ def compile_launch(launch: launches.Launch, target: GPUTarget) -> Any:
     return triton.compile(source, target=target, options=dict(launch.options))
 
 
-def row_of(launch: launches.Launch, target: str, used_by: list[launches.Case]) -> dict[str, Any]:
-    """Compile one launch for the target of that name and read off what it needs and does."""
+def row_of(
+    launch: launches.Launch, target: str, used_by: list[launches.Case], known: dict[str, Any]
+) -> dict[str, Any]:
+    """Compile one launch for the target of that name and read off what it needs and does.
+
+    Args:
+        known: rows of earlier runs by their kernel's hash
+    """
     compiled = compile_launch(launch, TARGETS[target])
+    use = {
+        "memory_bound": any(case.is_memory_bound(target) for case in used_by),
+        "cases": len(used_by),
+    }
+    if compiled.hash in known:
+        return known[compiled.hash] | use
     code, shared = read_code(compiled), compiled.metadata.shared
-    # A compiler may add warps of its own, which only copy or multiply.
-    warps = launch.sizes["num_warps"]
-    needs = warps, code.registers, shared
+    needs = launch.sizes["num_warps"], code.registers, shared
     return {
         "kernel": launch.name,
         "target": target,
         "config": launch.config,
+        "variant": launch.variant,
         "shared_bytes": shared,
         "registers": code.registers,
         "spill_bytes": code.spill_bytes,
@@ -79,9 +94,9 @@ def row_of(launch: launches.Launch, target: str, used_by: list[launches.Case]) -
         "loads": code.loads,
         "widest_load": code.widest_load,
         "possible_load": _possible_load(launch),
-        "loop_slots": code.loop_slots,
-        "memory_bound": any(case.is_memory_bound(target) for case in used_by),
-        "cases": len(used_by),
+        "loops": code.loops,
+        **use,
+        "hash": compiled.hash,
     }
 
 
@@ -97,22 +112,33 @@ def _possible_load(launch: launches.Launch) -> int | None:
     return min(16, align * launches.DTYPES[kinds[0]].itemsize)
 
 
-def compile_all(targets: list[str], quick: bool, kernel: str = "") -> list[dict[str, Any]]:
-    """Compile every distinct launch once for each target."""
+def compile_all(
+    targets: list[str], quick: bool = False, every: bool = False, file: Path | None = None
+) -> list[dict[str, Any]]:
+    """Compile every distinct launch once for each target; with `file`, write down as rows come."""
+    where = provenance("compile_kernels.py", torch.device("cpu"), sys.argv[1:])
+    where["versions"]["triton"] = triton.__version__
+    known = {}
+    if file and file.exists():
+        known = {row["hash"]: row for row in json.loads(file.read_text())["rows"]}
     rows = []
     for target in targets:
-        used_by: dict[tuple[str, str], list[launches.Case]] = {}
-        found: dict[tuple[str, str], launches.Launch] = {}
+        used_by: dict[tuple[str, ...], list[launches.Case]] = {}
+        found: dict[tuple[str, ...], launches.Launch] = {}
         for case, call in launches.cases(quick):
             for started in launches.launches_of(devices.KNOWN[target], call):
-                key = started.launch.name, started.launch.config
-                found.setdefault(key, started.launch)
+                launch = started.launch
+                key = launch.name, launch.config, launch.variant if every else ""
+                found.setdefault(key, launch)
                 used_by.setdefault(key, []).append(case)
-        rows += [
-            row_of(launch, target, used_by[key])
-            for key, launch in found.items()
-            if kernel in launch.name
-        ]
+        for key, launch in found.items():
+            rows.append(row_of(launch, target, used_by[key], known))
+            if file and (rows[-1]["hash"] not in known):
+                done = {row["hash"] for row in rows}
+                rest = [row for hash_of, row in known.items() if hash_of not in done]
+                write_rows(file, where, rows + rest)
+    if file:
+        write_rows(file, where, rows)
     return rows
 
 
@@ -142,19 +168,16 @@ def main() -> int:
     """Compile, print, check."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few launches for each kernel")
+    parser.add_argument("--every", action="store_true", help="every variant of run-time sizes")
     parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--kernel", default="", help="only kernels with this in their name")
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON; - prints them")
     options = parser.parse_args()
-    rows = compile_all(options.target, options.quick, options.kernel)
+    file = Path(options.json) if options.json not in (None, "-") else None
+    rows = compile_all(options.target, options.quick, options.every, file)
     if options.json == "-":
         print(json.dumps(rows, indent=1))
     else:
         print_table(rows)
-    if options.json not in (None, "-"):
-        where = provenance("compile_kernels.py", torch.device("cpu"), sys.argv[1:])
-        where["versions"]["triton"] = triton.__version__
-        write_rows(Path(options.json), where, rows)
     problems = [text for row in rows for text in complaints(row)]
     print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
     return 1 if problems else 0

@@ -42,7 +42,7 @@ class Code:
     product: str | None  # "mma.sync", "wgmma", "tcgen05", "mfma"; None without tensor cores
     loads: dict[str, int]  # "LDGSTS.128" -> how many such instructions
     widest_load: int  # bytes for each thread; a bulk copy counts as 16
-    loop_slots: int  # issue slots of one pass through the longest loop; 0 where not counted
+    loops: list[tuple[int, int]]  # of NVIDIA's: see `_loops`
 
 
 def read_code(compiled: Any) -> Code:
@@ -84,8 +84,9 @@ def read_sass(text: str) -> Code:
     found = [product for name, product in PRODUCTS.items() if names[name]]
     # A spilled register is stored to local memory, which lies in the stack frame.
     spills = int(resources[2]) if names["STL"] else 0
-    slots = _loop_slots(lines)
-    return Code(int(resources[1]), spills, next(iter(found), None), dict(loads), widest, slots)
+    return Code(
+        int(resources[1]), spills, next(iter(found), None), dict(loads), widest, _loops(lines)
+    )
 
 
 def _width(kind: str, parts: list[str]) -> int:
@@ -97,15 +98,35 @@ def _width(kind: str, parts: list[str]) -> int:
     return next((int(part[1:]) // 8 for part in parts if part in ("U8", "S8", "U16", "S16")), 4)
 
 
-def _loop_slots(lines: list[tuple[int, str, str]]) -> int:
-    """Return the issue slots of the longest loop, from a branch's target back to the branch."""
-    longest: list[str] = []
+def _loops(lines: list[tuple[int, str, str]]) -> list[tuple[int, int]]:
+    """Return (issue slots, those of them that a branch can skip) of loops that load, short first.
+
+    A loop goes from a branch's target back to the branch.
+    """
+    found = []
     for address, name, rest in lines:
-        target = TARGET.search(rest)
-        if name.startswith("BRA") and target and int(target[1], 16) < address:
-            body = [n for a, n, _ in lines if int(target[1], 16) <= a <= address]
-            longest = max(longest, body, key=len)
-    kinds = [name.split(".")[0] for name in longest]
+        target = _target(name, rest)
+        if target is None or target >= address:
+            continue
+        body = [line for line in lines if target <= line[0] <= address]
+        if any(name.split(".")[0] in LOADS for _, name, _ in body):
+            skipped, end = [], 0
+            for start, name, rest in body:
+                skip = _target(name, rest)
+                if skip is not None and start < skip <= address and start >= end:
+                    skipped += [line for line in body if start < line[0] < skip]
+                    end = skip
+            found.append((_slots(body), _slots(skipped)))
+    return sorted(found)
+
+
+def _target(name: str, rest: str) -> int | None:
+    target = TARGET.search(rest)
+    return int(target[1], 16) if name.startswith("BRA") and target else None
+
+
+def _slots(lines: list[tuple[int, str, str]]) -> int:
+    kinds = [name.split(".")[0] for _, name, _ in lines]
     return sum(SLOTS.get(kind, 1) for kind in kinds if kind not in PRODUCTS and kind != "NOP")
 
 
@@ -120,7 +141,7 @@ def _read_amdgcn(text: str) -> Code:
     # In bytes for each lane, as NVIDIA counts them. Spilled scalars go to vector registers.
     spills = 4 * _number(r"\.vgpr_spill_count:\s*(\d+)", text)
     registers = _number(r"\.vgpr_count:\s*(\d+)", text)
-    return Code(registers, spills, product, dict(loads), widest, 0)
+    return Code(registers, spills, product, dict(loads), widest, [])
 
 
 def _number(pattern: str, text: str) -> int:

@@ -50,6 +50,7 @@ PRODUCT_SHARE = {
 }
 ISSUE_SHARE = 0.8
 LAUNCH = 2.5e-6
+BLOCK_OF_SUMS = ("BLOCK_S", "BLOCK_X", "BLOCK_Y")
 
 Compiled = dict[tuple[str, str, str], dict[str, Any]]
 
@@ -94,24 +95,36 @@ def launch_terms(
     split, block_n = scalars.get("split_size", 0), sizes.get("BLOCK_N", 0)
     if split and block_n:
         passes = -(-split // block_n) * started.programs
-        slots = row["loop_slots"] * sizes["num_warps"] * passes
+        slots = _slots(row["loops"], sizes, scalars) * sizes["num_warps"] * passes
         terms["issue"] = slots / (rates.processors * 4 * rates.clock * ISSUE_SHARE) * stretch
-        if "BLOCK_B" in sizes:
-            flops = 2 * sizes["BLOCK_A"] * sizes["BLOCK_B"] * block_n * passes
+        if "PRECISION" in sizes:
+            flops = 2 * sizes["BLOCK_C"] ** 2 * block_n * passes
             reached = rates.products[unit] * PRODUCT_SHARE[rates.arch, row["product"]]
             terms["products"] = flops / reached * stretch
     return terms
 
 
+def _slots(loops: list[list[int]], sizes: dict[str, Any], scalars: dict[str, int]) -> float:
+    """Return the issue slots of one pass: of the raw loop where there is one, else of the only one.
+
+    What a branch can skip is done by the programs in turn.
+    """
+    if not loops:
+        return 0.0
+    slots, skippable = loops[0 if sizes.get("HAS_RAW") else -1]
+    return slots - skippable + skippable / max(1, scalars.get("turns", 1))
+
+
 def _in_flight(started: launches.Started, row: dict[str, Any], case: launches.Case) -> float:
     """Return the bytes that one program has asked for and not yet got."""
     sizes = started.launch.sizes
-    columns = sizes.get("BLOCK_A", 0) + sizes.get("BLOCK_B", 0) or sizes.get("BLOCK_C", 0)
-    block = sizes.get("BLOCK_N", 0) * columns * launches.DTYPES[case.dtype].itemsize
+    inputs = sum(name in launches.INPUTS for name, _ in started.launch.signature)
+    if not inputs:  # a second stage, of 4-byte products or 8-byte sums; or rows of a table
+        block = math.prod(value for name, value in sizes.items() if name in BLOCK_OF_SUMS)
+        return 4 * block if block > 1 else 16 * 32 * sizes["num_warps"]
+    block = sizes["BLOCK_N"] * sizes["BLOCK_C"] * inputs * launches.DTYPES[case.dtype].itemsize
     ahead = any(kind.startswith(("LDGSTS", "UTMA", "UBLK")) for kind in row["loads"])
-    stages = max(1, sizes["num_stages"] - 1) if ahead else 1
-    # Of kernels without a block of activations: 16 bytes for each thread.
-    return block * stages or 16 * 32 * sizes["num_warps"]
+    return block * (max(1, sizes["num_stages"] - 1) if ahead else 1)
 
 
 def main() -> int:
