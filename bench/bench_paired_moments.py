@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from bench import eager
 from bench.conftest import ON_GPU
 from bench.contest import Contest, Provider, input_sets
+from bench.forms import FORMS, worst_error
 from bench.roofline import unit_of
 from bench.shapes import TAPS, Tap
 from repair_kernels import ops
@@ -28,11 +28,6 @@ SHAPES = tuple(
     for tap in sorted(TAPS, key=lambda tap: tap.network != "resnet50")
 )
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-FORMS: dict[str, dict[str, Any]] = {
-    "cross": {},
-    "joint": {"joint": True},
-    "diagonal": {"cross": "diagonal"},
-}
 ALLOWED, ALLOWED_TF32 = 2e-5, 2e-3  # relative to sqrt(m2_a · m2_b)
 if ON_GPU:
     torch._dynamo.config.recompile_limit = 256
@@ -56,7 +51,8 @@ def best_tf32(a: Tensor, b: Tensor, form: str) -> eager.Sums:
 
 
 # Compiled once for all shapes: what changes becomes a variable.
-COMPILED = {name: torch.compile(getattr(eager, name)) for name in ("two_pass", "best")}
+COMPILED = {"two_pass": eager.two_pass, "best": eager.best} if ON_GPU else {}
+COMPILED = {name: torch.compile(call) for name, call in COMPILED.items()}
 
 
 def providers(form: str, dtype: str) -> dict[str, tuple[Provider, str]]:
@@ -81,30 +77,6 @@ def providers(form: str, dtype: str) -> dict[str, tuple[Provider, str]]:
     if form == "cross" and dtype == "bf16":
         found["raw_16bit"] = (eager.raw_16bit, "tf32x3")
     return found
-
-
-def sums_of(result: Any, form: str) -> Tensor:
-    """Return the sums that the form is about, of any provider."""
-    if isinstance(result, Tensor):
-        return result
-    if not hasattr(result, "diagonal"):
-        return result[4]
-    if form == "diagonal":
-        return result.diagonal
-    if form == "cross":
-        return result.cross
-    upper = torch.cat((result.within_a, result.cross), 1)
-    return torch.cat((upper, torch.cat((result.cross.t(), result.within_b), 1)))
-
-
-def worst_error(result: Any, truth: Any, form: str) -> float:
-    """Return the largest error of the sums, relative to sqrt(m2 · m2)."""
-    if form == "diagonal":
-        scale = (truth.m2_a * truth.m2_b).sqrt()
-    else:
-        m2 = torch.cat((truth.m2_a, truth.m2_b)) if form == "joint" else truth.m2_a
-        scale = torch.outer(m2, m2 if form == "joint" else truth.m2_b).sqrt()
-    return ((sums_of(result, form).double() - sums_of(truth, form)).abs() / scale).max().item()
 
 
 @pytest.mark.parametrize("form", FORMS)

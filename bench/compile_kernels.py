@@ -71,20 +71,25 @@ def row_of(
     Args:
         known: rows of earlier runs by their kernel's hash
     """
-    compiled = compile_launch(launch, TARGETS[target])
+    what = {
+        "kernel": launch.name,
+        "target": target,
+        "config": launch.config,
+        "variant": launch.variant,
+    }
+    try:
+        compiled = compile_launch(launch, TARGETS[target])
+    except Exception as error:  # whatever the compiler says; it is a complaint in the end
+        return what | {"failure": f"{type(error).__name__}: {error}"}
     use = {
         "memory_bound": any(case.is_memory_bound(target) for case in used_by),
         "cases": len(used_by),
     }
     if compiled.hash in known:
-        return known[compiled.hash] | use
+        return known[compiled.hash] | what | use
     code, shared = read_code(compiled), compiled.metadata.shared
     needs = launch.sizes["num_warps"], code.registers, shared
-    return {
-        "kernel": launch.name,
-        "target": target,
-        "config": launch.config,
-        "variant": launch.variant,
+    return what | {
         "shared_bytes": shared,
         "registers": code.registers,
         "spill_bytes": code.spill_bytes,
@@ -120,7 +125,8 @@ def compile_all(
     where["versions"]["triton"] = triton.__version__
     known = {}
     if file and file.exists():
-        known = {row["hash"]: row for row in json.loads(file.read_text())["rows"]}
+        before = json.loads(file.read_text())["rows"]
+        known = {row["hash"]: row for row in before if "hash" in row}
     rows = []
     for target in targets:
         used_by: dict[tuple[str, ...], list[launches.Case]] = {}
@@ -133,8 +139,8 @@ def compile_all(
                 used_by.setdefault(key, []).append(case)
         for key, launch in found.items():
             rows.append(row_of(launch, target, used_by[key], known))
-            if file and (rows[-1]["hash"] not in known):
-                done = {row["hash"] for row in rows}
+            if file and rows[-1].get("hash") not in known:
+                done = {row.get("hash") for row in rows}
                 rest = [row for hash_of, row in known.items() if hash_of not in done]
                 write_rows(file, where, rows + rest)
     if file:
@@ -146,6 +152,8 @@ def complaints(row: dict[str, Any]) -> list[str]:
     """Return what is wrong with one compiled launch."""
     limit = devices.KNOWN[row["target"]].shared_bytes
     found = []
+    if "failure" in row:
+        return [f"{row['kernel']} on {row['target']} ({row['config']}): {row['failure']}"]
     if row["shared_bytes"] > limit:
         found.append(f"needs {row['shared_bytes']} bytes of shared memory, the chip has {limit}")
     if row["spill_bytes"]:
@@ -159,7 +167,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         cells = []
         for key, (_, width) in COLUMNS.items():
-            value = f"{row[key]:.2f}" if key == "occupancy" else str(row[key] or "–")
+            value = row.get(key) or "–"
+            value = f"{value:.2f}" if isinstance(value, float) else str(value)
             cells.append(value.ljust(width))
         print(" ".join(cells), row["config"])
 

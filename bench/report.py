@@ -6,15 +6,17 @@ python bench/report.py --check    change nothing; exit 1 if a table is not what 
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "results"
+sys.path.insert(0, str(ROOT))
+
+from bench import tables  # noqa: E402
+from bench.tables import read, source  # noqa: E402
+
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 ROWS = {
     "plain": "plain average",
@@ -41,25 +43,21 @@ def pairs_table() -> str:
     return "\n".join([*lines, "", *(source(file) for file in files)])
 
 
-TABLES: dict[str, Callable[[], str]] = {"pairs": pairs_table}
+TABLES: dict[str, Callable[[], str]] = {
+    "pairs": pairs_table,
+    "floors": tables.floors,
+    "predictions": tables.predictions,
+    "other_predictions": tables.other_predictions,
+    "providers": tables.providers,
+    "compiled": tables.compiled,
+    "errors": tables.errors,
+    "moment_errors": tables.moment_errors,
+}
 
 
 def percent(metrics: dict[str, float]) -> str:
     """Return an accuracy in %."""
     return f"{100 * metrics['accuracy']:.2f}"
-
-
-def source(result: dict[str, Any]) -> str:
-    """Return the line that says where a result comes from."""
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    commit, changes = result["commit"][:12], result["commit"][40:]
-    place = f"{result['device']}; {versions}; commit {commit}{changes}"
-    return f"<sub>`{result['command']}` on {place}.</sub>  "
-
-
-def read(name: str) -> dict[str, Any]:
-    """Return a committed result."""
-    return json.loads((RESULTS / name).read_text())
 
 
 def fill(text: str) -> str:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-os.environ.pop("TRITON_INTERPRET", None)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
@@ -161,7 +160,7 @@ def shapes(op: str, dtypes: list[str], taps: tuple[Tap, ...], forms: list[str]) 
 
 
 def _tap_shape(op: str, tap: Tap, dtype: str, layout: str, form: str, device: Any, chip: str):
-    from bench.bench_paired_moments import FORMS, worst_error
+    from bench.forms import FORMS, worst_error
     from repair_kernels import ops
 
     def activation() -> Tensor:
@@ -231,6 +230,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("bench/tune.py times kernels on a GPU, and this machine has none", file=sys.stderr)
         return 2
+    os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels are never timed
     where = provenance("tune.py", torch.device("cuda"), sys.argv[1:])
     print(f"# {where['device']}, torch {torch.__version__}, {where['commit'][:12]}")
     print(f"# {where['command']}")

@@ -1,0 +1,272 @@
+"""The tables of docs/performance.md and docs/numerics.md, from the committed result files."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+CHIPS = ("NVIDIA H100", "NVIDIA H200", "NVIDIA A100")
+UNITS = {  # head -> dtype and precision
+    "bf16": ("bf16", "tf32x3"),
+    "tf32": ("fp32", "tf32"),
+    "tf32x3": ("fp32", "tf32x3"),
+}
+NOT_YET = "Not measured yet: no GPU was at hand. `bench/gpu.sh` measures it."
+
+Rows = list[dict[str, Any]]
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return a committed result."""
+    return json.loads((RESULTS / name).read_text())
+
+
+def source(result: dict[str, Any]) -> str:
+    """Return the line that says where a result comes from."""
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    commit, changes = result["commit"][:12], result["commit"][40:]
+    place = f"{result['device']}; {versions}; commit {commit}{changes}"
+    return f"<sub>`{result['command']}` on {place}.</sub>  "
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table."""
+    head = list(head)
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *(list(row) for row in rows))]
+    lines.insert(1, "|---" * len(head) + "|")
+    return "\n".join(lines)
+
+
+def micro(seconds: float | None) -> str:
+    """Return a time in µs with three digits."""
+    if seconds is None or math.isnan(seconds):
+        return "–"
+    value = 1e6 * seconds
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.3g}"
+
+
+def cases(op: str, form: str, layouts: tuple[str, ...] = ("channels_last", "rows")) -> Rows:
+    """Return the predicted cases of an op in one form."""
+    return [
+        row
+        for row in read("predicted.json")["rows"]
+        if (row["op"], row["form"]) == (op, form) and row["layout"] in layouts
+    ]
+
+
+def by_name(rows: Rows) -> dict[str, dict[tuple[str, str], dict[str, Any]]]:
+    """Return rows by tap, then by dtype and precision."""
+    found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["name"], {})[row["dtype"], row["precision"]] = row
+    return found
+
+
+def floors() -> str:
+    """Return which floor holds for every tap: counted work over data-sheet rates."""
+    lines = []
+    for name, row in by_name(cases("paired_moments", "cross")).items():
+        wide, narrow = row["fp32", "tf32x3"], row["bf16", "tf32x3"]
+        cells = [name, f"{wide['bytes'] / 1e6:.1f} / {narrow['bytes'] / 1e6:.1f}"]
+        cells.append(f"{wide['flops'] / 1e9:.2f}")
+        for chip in CHIPS:
+            for unit in UNITS.values():
+                known = row[unit]["chips"][chip]
+                cells.append(f"{micro(known['floor'])} {known['bound'][0]}")
+        lines.append(cells)
+    heads = [f"{chip.removeprefix('NVIDIA ')} {unit}" for chip in CHIPS for unit in UNITS]
+    return table(["tap", "MB fp32 / bf16", "Gflop", *heads], lines)
+
+
+def predictions() -> str:
+    """Return floor, prediction and measurement of every tap's cross sums on an H100."""
+    chip, times = "NVIDIA H100", measured()
+    lines = []
+    for name, row in by_name(cases("paired_moments", "cross")).items():
+        cells = [name]
+        for provider, unit in (("ours", "bf16"), ("ours_tf32", "tf32"), ("ours", "tf32x3")):
+            cells += _three(row[UNITS[unit]], chip, times, provider)
+        lines.append(cells)
+    heads = [f"{unit} {what}" for unit in UNITS for what in ("floor", "predicted", "measured")]
+    return table(["tap", *heads], lines) + "\n\n" + source(read("predicted.json"))
+
+
+def other_predictions() -> str:
+    """Return the same of the other forms, of `channel_moments` and `lerp_rescale`, for ResNet50."""
+    chip, times = "NVIDIA H100", measured()
+    columns = {
+        "joint": by_name(cases("paired_moments", "joint")),
+        "diagonal": by_name(cases("paired_moments", "diagonal")),
+        "channel_moments": by_name(cases("channel_moments", "")),
+    }
+    lines = []
+    for name in columns["joint"]:
+        if name.startswith("resnet50"):
+            cells = [name]
+            for rows in columns.values():
+                row = next(row for (dtype, _), row in rows[name].items() if dtype == "bf16")
+                cells += _three(row, chip, times, "ours")
+            lines.append(cells)
+    for form in ("lerp", "gather"):
+        for row in cases("lerp_rescale", form, ("",)):
+            words = "permuted and rescaled" if form == "gather" else "as it is"
+            name = f"lerp_rescale, {row['name']}, {row['dtype']}, {words}"
+            lines.append([name, *_three(row, chip, times, "ours"), *[""] * 6])
+    heads = [
+        f"{column} {what}" for column in columns for what in ("floor", "predicted", "measured")
+    ]
+    return table(["bf16, channels-last", *heads], lines)
+
+
+def _three(row: dict[str, Any], chip: str, times: dict, provider: str) -> list[str]:
+    known = row["chips"][chip]
+    took = times.get((chip, *(row[key] for key in ("op", "name", "dtype", "layout", "form"))), {})
+    seconds = took.get(provider)
+    predicted = f"{micro(known['predicted'])} ({known['predicted'] / known['floor']:.1f}×)"
+    ratio = f" ({seconds / known['floor']:.2f}×)" if seconds else ""
+    return [micro(known["floor"]), predicted, micro(seconds) + ratio]
+
+
+def measurements() -> list[dict[str, Any]]:
+    """Return the result files of GPUs, old ones first."""
+    dated = re.compile(r"-\d{4}-\d\d-\d\d\.json$")
+    return [read(file.name) for file in sorted(RESULTS.glob("*.json")) if dated.search(file.name)]
+
+
+def measured() -> dict[tuple[str, ...], dict[str, float]]:
+    """Return times by chip, op, tap, dtype, layout and form, then by provider; the latest ones."""
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    for result in measurements():
+        chip = next((chip for chip in CHIPS if result["device"].startswith(chip)), "")
+        for row in result["rows"]:
+            case = row["case"]
+            layout = "rows" if case["name"].count("x") == 1 else case.get("layout", "")
+            place = chip, case["op"], case["name"], case["dtype"], layout, case.get("form", "")
+            found[place] = {
+                name: times["device_seconds"]
+                for name, times in row["providers"].items()
+                if "device_seconds" in times
+            }
+    return found
+
+
+def providers() -> str:
+    """Return the providers side by side: the cross sums of ResNet50's taps, in µs."""
+    times = {
+        place: row
+        for place, row in measured().items()
+        if place[1:2] == ("paired_moments",) and place[5] == "cross" and "resnet50" in place[2]
+    }
+    if not times:
+        return NOT_YET
+    names = sorted({name for row in times.values() for name in row})
+    lines = [
+        [place[0].removeprefix("NVIDIA "), *place[2:5], *(micro(row.get(name)) for name in names)]
+        for place, row in times.items()
+    ]
+    return "\n".join(
+        [table(["chip", "tap", "dtype", "layout", *names], lines), "", *map(source, measurements())]
+    )
+
+
+def compiled() -> str:
+    """Return what the compiled kernels need and do, a line for each kernel and target."""
+    result = read("compiled.json")
+    groups: dict[tuple[str, str], Rows] = {}
+    for row in result["rows"]:
+        groups.setdefault((row["kernel"].strip("_").removesuffix("_kernel"), row["target"]), [])
+        groups[row["kernel"].strip("_").removesuffix("_kernel"), row["target"]].append(row)
+    lines = []
+    for (kernel, target), rows in sorted(groups.items()):
+        products = sorted({row["product"] for row in rows if row["product"]})
+        wide = [row for row in rows if row["memory_bound"] and row["possible_load"]]
+        full = [row for row in wide if row["widest_load"] >= row["possible_load"]]
+        lines.append(
+            [
+                kernel,
+                target,
+                str(len(rows)),
+                _range(row["registers"] for row in rows),
+                f"{max(row['shared_bytes'] for row in rows) / 1024:.0f} KiB",
+                str(sum(row["spill_bytes"] > 0 for row in rows)),
+                ", ".join(products) or "–",
+                f"{len(full)} of {len(wide)}" if wide else "–",
+                _range(round(100 * row["occupancy"]) for row in rows) + " %",
+            ]
+        )
+    heads = ["kernel", "target", "launches", "registers", "shared memory, at most", "spilling"]
+    heads += ["tensor cores", "loads as wide as can be", "occupancy"]
+    return table(heads, lines) + "\n\n" + source(result)
+
+
+def _range(values: Iterable[int]) -> str:
+    found = sorted(values)
+    return str(found[0]) if found[0] == found[-1] else f"{found[0]}–{found[-1]}"
+
+
+def errors() -> str:
+    """Return the errors of cross sums against float64, for each number of samples."""
+    lines = [
+        [where, dtype, precision, *(" / ".join(map(_error, cells["cross"])) for cells in columns)]
+        for (where, dtype, precision), columns in _error_rows().items()
+    ]
+    heads = [f"offset {offset:g}" for offset in _offsets()]
+    return table(["where", "values", "products", *heads], lines) + "\n\n" + _error_sources()
+
+
+def moment_errors() -> str:
+    """Return the errors of m2 and mean, the largest of all numbers of samples."""
+    lines = []
+    for (where, dtype, precision), columns in _error_rows().items():
+        worst = [
+            " / ".join(
+                _error(max((e for e in cells[what] if e is not None), default=None))
+                for what in ("m2", "mean")
+            )
+            for cells in columns
+        ]
+        lines.append([where, dtype, precision, *worst])
+    heads = [f"offset {offset:g}" for offset in _offsets()]
+    return table(["where", "values", "products", *heads], lines)
+
+
+def _error_files() -> list[dict[str, Any]]:
+    names = ("errors_cpu.json", "errors_gpu.json")
+    return [read(name) for name in names if (RESULTS / name).exists()]
+
+
+def _error_sources() -> str:
+    lines = [source(result) for result in _error_files()]
+    gpu = (RESULTS / "errors_gpu.json").exists()
+    return "\n".join(lines if gpu else [*lines, f"<sub>The kernels on a GPU: {NOT_YET}</sub>"])
+
+
+def _offsets() -> list[float]:
+    return sorted({row["offset"] for result in _error_files() for row in result["rows"]})
+
+
+def _error_rows() -> dict[tuple[str, str, str], list[dict[str, list[float | None]]]]:
+    """Return errors by place, dtype and precision: for each offset, by kind, one per n."""
+    rows = [row for result in _error_files() for row in result["rows"]]
+    places = dict.fromkeys((row["where"], row["dtype"], row["precision"]) for row in rows)
+    found: dict[tuple[str, str, str], list[dict[str, list[float | None]]]] = {}
+    for place in places:
+        found[place] = []
+        for offset in _offsets():
+            here = [
+                row["errors"]
+                for row in rows
+                if (row["where"], row["dtype"], row["precision"], row["offset"]) == (*place, offset)
+            ]
+            kinds = ("cross", "m2", "mean")
+            found[place].append({k: [e[k] if e else None for e in here] for k in kinds})
+    return found
+
+
+def _error(value: float | None) -> str:
+    return "–" if value is None else "0" if value == 0 else f"{value:.0e}".replace("e-0", "e-")
