@@ -29,7 +29,6 @@ __all__ = [
 BACKENDS = ("triton", "torch")
 PRECISIONS = ("tf32x3", "tf32", "ieee")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-CPU = torch.device("cpu")
 
 
 def channel_moments(
@@ -214,11 +213,11 @@ def lerp_rescale(
             _check_lerp(item, len(points))
         except ArgumentError as error:
             raise error if is_single else ArgumentError(f"item {k}: {error}") from None
-    devices = sorted({str(item.a.device) for item in wanted})
+    devices = {item.a.device for item in wanted}
     if len(devices) > 1:
+        names = " and ".join(sorted(map(str, devices)))
         raise ArgumentError(
-            f"`items` must be on one device, but are on {' and '.join(devices)}; make one call "
-            "for each device"
+            f"`items` must be on one device, but are on {names}; make one call for each device"
         )
     _check_ranges(wanted)
     if not wanted:
@@ -317,11 +316,11 @@ def _check_index(name: str, index: Tensor | None, a: Tensor, size: int) -> None:
         raise ArgumentError(
             f"`{name}` must be int64 of shape ({size},) for the shape {_shape(a)}, got {came}"
         )
-    if index.device not in (a.device, CPU):
+    if not index.is_cpu and index.device != a.device:
         raise ArgumentError(f"`{name}` must be on {a.device} like `a`, got {index.device}; move it")
-    if index.device == CPU and size:
+    if index.is_cpu and size:
         low, high = index.aminmax()
-        if low < 0 or high >= size:
+        if low.item() < 0 or high.item() >= size:
             raise ArgumentError(
                 f"`{name}` must hold channels of `b`, in [0, {size}), but some are out of range"
             )
@@ -330,7 +329,7 @@ def _check_index(name: str, index: Tensor | None, a: Tensor, size: int) -> None:
 def _check_ranges(items: Sequence[Lerp]) -> None:
     """Check all indices that are on a GPU at once, without waiting for it."""
     indices = [index for item in items for index in (item.index_out, item.index_in)]
-    on_gpu = [index for index in indices if index is not None and index.device.type == "cuda"]
+    on_gpu = [index for index in indices if index is not None and index.is_cuda]
     if on_gpu:
         sizes = torch.tensor([len(index) for index in on_gpu])
         bounds = torch.repeat_interleave(sizes, sizes).pin_memory()

@@ -254,7 +254,7 @@ def _taken(field_ptr, offs, mask):
 
 def lerp_rescale(items: Sequence[Lerp], alphas: Sequence[float]) -> list[list[Tensor]]:
     """Return for each alpha the interpolated tensors; see `ops.lerp_rescale`."""
-    outs = [[empty_like(item) for item in items] for _ in alphas]
+    outs = [[empty_like(item.a, item.segment) for item in items] for _ in alphas]
     n = sum(item.a.numel() for item in items)
     if n and outs:
         config = launch_config(n, device_of(items[0].a.device))

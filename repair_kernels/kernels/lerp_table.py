@@ -15,7 +15,7 @@ output channel, in runs of `inner`. Element (x, y, z) of the output, z within a 
 
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -39,6 +39,7 @@ FIELDS = tl.constexpr(21)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 VECTOR_BYTES = tl.constexpr(16)
 NARROW = 2**31  # numbers of elements below this have 32 bits
+UNDIVIDED = 31 << 32  # the `magic` of what is larger than all: it makes quotients 0
 
 
 @dataclass(frozen=True)
@@ -66,100 +67,107 @@ def lerp_table(
         outs: for each alpha, where each item's result goes
         vectors, block: how many vectors, or elements, a program takes
     """
-    rows = [k for k, item in enumerate(items) if item.a.numel()]
+    rows = [(item, [out[k] for out in outs]) for k, item in enumerate(items) if item.a.numel()]
     header = len(rows) * (1 + FIELDS.value + len(alphas)) + 2 * len(alphas)
-    packed: dict[int, tuple[int, Tensor]] = {}  # by identity: several tensors may share an index
+    starts: dict[int, int] = {}  # by identity: several tensors may share an index
+    packed: list[Tensor] = []
     size = header
-    for k in rows:
-        for index in (items[k].index_out, items[k].index_in):
-            if index is not None and index.device.type == "cpu" and id(index) not in packed:
-                packed[id(index)] = size, index
-                size += len(index)
+    for item, _ in rows:
+        for index in (item.index_out, item.index_in):
+            if index is not None and index.is_cpu and id(index) not in starts:
+                starts[id(index)] = size
+                packed.append(index)
+                size += index.numel()
     device = items[0].a.device
     words = torch.empty(size, dtype=torch.int64, device=device)
-    held: list[Tensor] = []
+    start, held = words.data_ptr(), []
 
     def address_of(index: Tensor | None) -> int:
         if index is None:
             return 0
-        if id(index) in packed:
-            return words.data_ptr() + 8 * packed[id(index)][0]
+        if index.is_cpu:
+            return start + 8 * starts[id(index)]
         held.append(index.contiguous())
         return held[-1].data_ptr()
 
-    first, fields, targets = array("q"), array("q"), array("q")
+    first, fields, targets = [], [], []
     n_blocks, bodies, wide = 0, 0, False
-    for k in rows:
-        item = items[k]
-        row = _row(item, outs[0][k], address_of, held)
-        count = row[NUMEL.value]
+    for item, results in rows:
+        row = _row(item, results[0], address_of, held)
+        body, count = row[0], row[1]
         first.append(n_blocks)
-        fields.extend(row)
-        targets.extend([out[k].data_ptr() for out in outs])
-        lanes = vectors * (16 // item.a.element_size()) if row[BODY.value] % 2 else block
+        fields += row
+        targets += [result.data_ptr() for result in results]
+        lanes = vectors * (16 // item.a.element_size()) if body % 2 else block
         n_blocks += -(-count // lanes)
-        bodies |= 1 << row[BODY.value]
-        wide |= count + lanes > NARROW or _reach(item.a) >= NARROW or _reach(item.b) >= NARROW
+        bodies |= 1 << body
+        wide |= max(count, *map(_reach, item[:2])) + lanes > NARROW
     for alpha in alphas:
         bits = struct.unpack("<q", struct.pack("<d", min(alpha, 1 - alpha)))[0]
-        targets.extend((bits, int(alpha >= 0.5)))
+        targets += (bits, int(alpha >= 0.5))
 
     # Pinned: the copy then waits for nothing, and nothing waits for it.
     host = torch.empty(size, dtype=torch.int64, pin_memory=device.type == "cuda")
-    host[:header] = torch.frombuffer(first + fields + targets, dtype=torch.int64)
-    for start, index in packed.values():
-        host[start : start + len(index)] = index
+    parts = [torch.frombuffer(array("q", first + fields + targets), dtype=torch.int64), *packed]
+    torch.cat(parts, out=host)
     words.copy_(host, non_blocking=True)
     return LerpTable(words, len(rows), n_blocks, bodies, wide, held)
 
 
-def empty_like(item: Lerp) -> Tensor:
+def empty_like(a: Tensor, segment: int = 1) -> Tensor:
     """Return memory for a result: as `a` lies if that is channels-last, else contiguous."""
-    if item.a.is_contiguous() or not _is_channels_last(item):
-        return torch.empty_like(item.a, memory_format=torch.contiguous_format)
-    return torch.empty_like(item.a)
+    if a.is_contiguous():
+        return torch.empty_like(a)
+    if segment == 1 and a.dim() > 2 and a.movedim(1, -1).is_contiguous():
+        return torch.empty_like(a)
+    return torch.empty_like(a, memory_format=torch.contiguous_format)
 
 
-def _is_channels_last(item: Lerp) -> bool:
-    a = item.a
-    return item.segment == 1 and a.dim() > 2 and a.movedim(1, -1).is_contiguous()
-
-
-def _row(item: Lerp, out: Tensor, address_of, held: list[Tensor]) -> list[int]:
+def _row(
+    item: Lerp, out: Tensor, address_of: Callable[[Tensor | None], int], held: list[Tensor]
+) -> tuple[int, ...]:
     """Return the fields of one tensor, in their order."""
-    a, b = item.a, item.b
-    c_out, c_in, count = item.c_out, item.c_in, a.numel()
+    a, b, index_out, index_in, _, scale, shift = item
+    count, body = a.numel(), 2 * DTYPES.index(a.dtype)
+    lies_alike = out.stride() == a.stride() == b.stride()
+    at_a, at_b = a.data_ptr(), b.data_ptr()
+    unaligned = (at_a | at_b | out.data_ptr()) % VECTOR_BYTES.value
+    lanes = VECTOR_BYTES.value // a.element_size()
+    gathers_in = index_in is not None and a.dim() > 1
+    is_plain = index_out is None and scale is None and shift is None and not gathers_in
+    if lies_alike and is_plain:
+        body += not (unaligned or count % lanes)
+        strides = (count, 0, 1)
+        sizes = count, UNDIVIDED, count, UNDIVIDED
+        return (body, count, *sizes, at_a, *strides, at_b, *strides, 0, 0, 0, 0, 0, 0, 0)
+
+    c_out, c_in = item.c_out, item.c_in
     row = inner = count // c_out
-    itemsize = a.element_size()
-    vector = VECTOR_BYTES.value // itemsize
-    index_0, index_1, index_2 = address_of(item.index_out), 0, 0
-    strides_a = strides_b = (row, 0, 1)
-    body = 2 * DTYPES.index(a.dtype)
-    gathers_in = item.index_in is not None and a.dim() > 1
-    if out.stride() == a.stride() == b.stride() and not gathers_in:
-        # Both lie as the result does, channel by channel.
-        if item.index_out is None and item.scale is None and item.shift is None:
-            row = inner = count
-        aligned = (a.data_ptr() | b.data_ptr() | out.data_ptr()) % VECTOR_BYTES.value == 0
-        body += aligned and row % vector == 0
-    elif out.is_contiguous():
-        inner = row // c_in
-        a, b = (x.reshape(c_out, c_in, inner) for x in (a, b))
-        strides_a, strides_b = a.stride(), b.stride()
-        index_1 = address_of(item.index_in) if gathers_in else 0
+    index_1 = index_2 = 0
+    if lies_alike and not gathers_in:
+        body += not (unaligned or row % lanes)
+        strides_a = strides_b = (row, 0, 1)
     else:
-        inner = c_in
-        a, b = (x.movedim(1, -1).reshape(c_out, -1, c_in) for x in (a, b))
-        strides_a, strides_b = a.stride(), b.stride()
-        index_2 = address_of(item.index_in) if gathers_in else 0
-    held += (a, b)
-    scale, scale_step = _vector(item.scale, a, held)
-    shift, shift_step = _vector(item.shift, a, held)
-    return [
+        is_last = not out.is_contiguous()  # channels-last
+        inner = c_in if is_last else row // c_in
+        if not (a.is_contiguous() and b.is_contiguous()):
+            if is_last:
+                a, b = a.movedim(1, -1), b.movedim(1, -1)
+            a, b = (x.reshape(c_out, row // inner, inner) for x in (a, b))
+            held += (a, b)  # copies, where no strides can tell how a tensor lies
+            at_a, at_b = a.data_ptr(), b.data_ptr()
+        strides_a, strides_b = (
+            (row, inner, 1) if x.is_contiguous() else x.stride() for x in (a, b)
+        )
+        index_1 = 0 if is_last else address_of(index_in)
+        index_2 = address_of(index_in) if is_last else 0
+    return (
         *(body, count, row, magic(row), inner, magic(inner)),
-        *(a.data_ptr(), *strides_a, b.data_ptr(), *strides_b),
-        *(index_0, index_1, index_2, scale, scale_step, shift, shift_step),
-    ]
+        *(at_a, *strides_a, at_b, *strides_b),
+        *(address_of(index_out), index_1, index_2),
+        *_vector(scale, a, held),
+        *_vector(shift, a, held),
+    )
 
 
 def _vector(values: Tensor | None, a: Tensor, held: list[Tensor]) -> tuple[int, int]:
@@ -173,6 +181,8 @@ def _vector(values: Tensor | None, a: Tensor, held: list[Tensor]) -> tuple[int, 
 
 def _reach(x: Tensor) -> int:
     """Return how far from its first element the last one lies."""
+    if x.is_contiguous():
+        return x.numel() - 1
     return sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
 
 
@@ -185,6 +195,6 @@ def magic(divisor: int) -> int:
     Source: Granlund, Montgomery (1994), Division by invariant integers using multiplication, §4.
     """
     if divisor >= NARROW:
-        return 0
+        return UNDIVIDED
     shift = (divisor - 1).bit_length()
     return ((2**shift - divisor) * 2**32 // divisor + 1) + (shift << 32)
