@@ -269,4 +269,8 @@ def _error_rows() -> dict[tuple[str, str, str], list[dict[str, list[float | None
 
 
 def _error(value: float | None) -> str:
-    return "–" if value is None else "0" if value == 0 else f"{value:.0e}".replace("e-0", "e-")
+    """Return one digit and a power of ten."""
+    if not value:
+        return "–" if value is None else "0"
+    digit, power = f"{value:.0e}".split("e")
+    return f"{digit}e{int(power)}"

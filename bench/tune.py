@@ -28,6 +28,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from bench.contest import SLEEP_CYCLES, input_sets  # noqa: E402
+from bench.forms import FORMS, worst_error  # noqa: E402
 from bench.provenance import provenance, write_rows  # noqa: E402
 from bench.roofline import floor_seconds, unit_of  # noqa: E402
 from bench.shapes import RESNET50, TAPS, Tap  # noqa: E402
@@ -65,6 +66,7 @@ VALUES: dict[str, dict[str, tuple[int, ...]]] = {
 class Shape:
     """What is tuned: a call on rotating inputs, its truth, and its floor."""
 
+    op: str
     label: str
     dtype: str
     layout: str
@@ -117,7 +119,10 @@ def tune(op: str, shape: Shape, seconds: float) -> Iterator[dict[str, Any]]:
     """Yield a row for each candidate, the present choice first, until the time is over."""
     from repair_kernels import kernels  # noqa: F401 (loads the modules of the ops)
 
-    module = sys.modules[f"repair_kernels.kernels.{op}"]
+    if shape.form == "diagonal":  # it has its own module, and the sizes of `channel_moments`
+        module, op = sys.modules["repair_kernels.kernels.paired_diagonal"], "channel_moments"
+    else:
+        module = sys.modules[f"repair_kernels.kernels.{op}"]
     choose = module.launch_config
     seen: list[Any] = []
 
@@ -133,7 +138,12 @@ def tune(op: str, shape: Shape, seconds: float) -> Iterator[dict[str, Any]]:
             if time.monotonic() > stop:
                 return
             config = dataclasses.asdict(changed(seen[0], change, shape.n))
-            row = {"op": op, "name": shape.label, "dtype": shape.dtype, "layout": shape.layout}
+            row = {
+                "op": shape.op,
+                "name": shape.label,
+                "dtype": shape.dtype,
+                "layout": shape.layout,
+            }
             row |= {"form": shape.form, "floor": shape.floor, "config": config}
             try:
                 error = shape.error_of(shape.call(*shape.inputs[0]))
@@ -160,7 +170,6 @@ def shapes(op: str, dtypes: list[str], taps: tuple[Tap, ...], forms: list[str]) 
 
 
 def _tap_shape(op: str, tap: Tap, dtype: str, layout: str, form: str, device: Any, chip: str):
-    from bench.forms import FORMS, worst_error
     from repair_kernels import ops
 
     def activation() -> Tensor:
@@ -173,7 +182,7 @@ def _tap_shape(op: str, tap: Tap, dtype: str, layout: str, form: str, device: An
         truth = ops.channel_moments(inputs[0][0].double(), backend="torch")
         floor = floor_seconds(chip, tap.channel_bytes(size))
         return Shape(
-            *(tap.label, dtype, layout, form, ops.channel_moments, inputs),
+            *(op, tap.label, dtype, layout, form, ops.channel_moments, inputs),
             lambda sums: (sums[1] / truth.m2 - 1).abs().max().item(),
             *(2e-5, floor, tap.n),
         )
@@ -182,7 +191,7 @@ def _tap_shape(op: str, tap: Tap, dtype: str, layout: str, form: str, device: An
     flops, unit = tap.paired_flops(form), unit_of(dtype, "tf32x3")
     floor = floor_seconds(chip, tap.paired_bytes(size), flops, unit)
     return Shape(
-        *(tap.label, dtype, layout, form),
+        *(op, tap.label, dtype, layout, form),
         lambda a, b: ops.paired_moments(a, b, **FORMS[form]),
         *(inputs, lambda sums: worst_error(sums, truth, form), 2e-5, floor, tap.n),
     )
@@ -213,7 +222,8 @@ def _state_shape(dtype: str, device: Any, chip: str) -> Shape:
 
     allowed = 1e-5 if dtype == "fp32" else 5e-2
     call = kernels.lerp_rescale
-    return Shape("resnet50 state", dtype, "", "", call, inputs, error_of, allowed, floor, 0)
+    place = "lerp_rescale", "resnet50 state", dtype, "", ""
+    return Shape(*place, call, inputs, error_of, allowed, floor, 0)
 
 
 def main() -> int:
@@ -221,7 +231,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--op", nargs="+", choices=VALUES, default=list(VALUES))
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["fp32", "bf16"])
-    parser.add_argument("--form", nargs="+", default=["cross"])
+    parser.add_argument("--form", nargs="+", choices=FORMS, default=["cross"])
     parser.add_argument("--tap", default="resnet50", help="only taps with this in their name")
     parser.add_argument("--limit", type=float, default=10, help="seconds for each shape")
     parser.add_argument("--total", type=float, default=420, help="seconds for all of them")
