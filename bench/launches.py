@@ -125,7 +125,7 @@ def cases(quick: bool = False) -> Iterator[tuple[Case, Callable[[], Any]]]:
             if not (quick or dtype == "fp16") or tap.name == "layer2.add":
                 yield from _tap_cases(tap, dtype, quick)
     for dtype in ("fp32", "bf16"):
-        for form in ("gather",) if quick else ("lerp", "gather"):
+        for form in ("gather",) if quick else ("plain", "gather"):
             count = sum(weight.lerp_bytes(DTYPES[dtype].itemsize) for weight in RESNET50)
             case = Case("lerp_rescale", "resnet50 state", dtype, "", form, "", count, 0)
             yield case, lambda dtype=dtype, form=form: _lerp(dtype, form)

@@ -112,7 +112,7 @@ def other_predictions() -> str:
                 row = next(row for (dtype, _), row in rows[name].items() if dtype == "bf16")
                 cells += _three(row, chip, times, "ours")
             lines.append(cells)
-    for form in ("lerp", "gather"):
+    for form in ("plain", "gather"):
         for row in cases("lerp_rescale", form, ("",)):
             words = "permuted and rescaled" if form == "gather" else "as it is"
             name = f"lerp_rescale, {row['name']}, {row['dtype']}, {words}"
@@ -145,6 +145,8 @@ def measured() -> dict[tuple[str, ...], dict[str, float]]:
         chip = next((chip for chip in CHIPS if result["device"].startswith(chip)), "")
         for row in result["rows"]:
             case = row["case"]
+            if case.get("alphas", "1") != "1":
+                continue
             layout = "rows" if case["name"].count("x") == 1 else case.get("layout", "")
             place = chip, case["op"], case["name"], case["dtype"], layout, case.get("form", "")
             found[place] = {
