@@ -56,6 +56,22 @@ def test_paired_moments_refuse_an_unknown_precision():
         ops.paired_moments(ROWS, ROWS, precision="fp8")
 
 
+def test_paired_moments_refuse_an_unknown_cross():
+    with pytest.raises(ArgumentError, match='`cross` must be True, False or "diagonal", got \'all'):
+        ops.paired_moments(ROWS, ROWS, cross="all")
+
+
+def test_the_diagonal_needs_as_many_channels_in_both():
+    with pytest.raises(ArgumentError, match="needs as many channels in `a` as in `b`, but they ha"):
+        ops.paired_moments(ROWS, ROWS[:, :3], channel_dim=-1, cross="diagonal")
+
+
+@pytest.mark.parametrize("cross", [False, "diagonal"])
+def test_joint_sums_need_cross_sums(cross):
+    with pytest.raises(ArgumentError, match="`joint=True` needs `cross=True`, got `cross="):
+        ops.paired_moments(ROWS, ROWS, cross=cross, joint=True)
+
+
 def test_lerp_rescale_refuses_two_shapes():
     with pytest.raises(ArgumentError, match=r"but have \(6, 4\) and \(4, 6\); give the same param"):
         ops.lerp_rescale(Lerp(ROWS, ROWS.t()), 0.5)

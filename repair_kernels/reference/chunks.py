@@ -1,8 +1,7 @@
-"""Activations cut into centred (channels, positions) matrices that stay in the cache.
+"""Activations seen as (images, channels, places), and cut into pieces that stay in the cache.
 
-The work form of every moment in this folder: subtract a pivot near the mean, sum products of what
-is left over a bounded number of positions in float32, and add these sums up in float64. So no
-large offset is ever squared, and no float64 copy of an activation is ever made.
+Every sum in this folder runs over a bounded number of positions in float32 and is added up in
+float64. So no float64 copy of an activation is ever made.
 """
 
 from collections.abc import Iterator
@@ -10,13 +9,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-Cut = tuple[slice, slice]
+from .scratch import scratch
 
-# Positions in one chunk: few enough that float32 sums stay exact to 1e-6, and that the chunk
-# stays in the cache; enough that a product pays for adding its c_a * c_b results up.
-MAX_POSITIONS = 16384
-MIN_POSITIONS = 1024
-MAX_VALUES = 1 << 19
+# Positions of one product: as many as float32 sums stay exact to 1e-6 for; for a few channels more,
+# since each operation has its price.
+POSITIONS = range(1024, 16385)
+PRODUCT_VALUES = 1 << 16
+# Values of one block, and the longest row that PyTorch sums squares of without losing digits.
+BLOCK_VALUES = 1 << 19
+ROW = 2048
 
 
 def channel_view(x: Tensor, channel_dim: int) -> Tensor:
@@ -27,33 +28,51 @@ def channel_view(x: Tensor, channel_dim: int) -> Tensor:
 
 
 def sum_dtype(x: Tensor) -> torch.dtype:
-    """Return the precision in which chunks of `x` are centred and multiplied."""
+    """Return the precision in which pieces of `x` are summed and multiplied."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def cuts(images: int, channels: int, places: int) -> Iterator[Cut]:
-    """Yield (image slice, place slice) that cut all positions into chunks of bounded size."""
-    positions = min(MAX_POSITIONS, max(MIN_POSITIONS, MAX_VALUES // max(channels, 1)))
-    step_images = max(1, positions // max(places, 1))
-    step_places = min(max(places, 1), positions)
-    for image in range(0, images, step_images):
-        for place in range(0, places, step_places):
-            yield slice(image, image + step_images), slice(place, place + step_places)
+def blocks(view: Tensor) -> Iterator[Tensor]:
+    """Yield views of all values, a bounded number in each, with rows of at most `ROW` places."""
+    if view.numel() == 0:
+        return
+    images, channels, places = view.shape
+    row = min(places, ROW if view.stride(2) == 1 else max(1, BLOCK_VALUES // channels))
+    step = max(1, BLOCK_VALUES // (channels * row))
+    for image in range(0, images, step):
+        for place in range(0, places, row):
+            yield view[image : image + step, :, place : place + row]
 
 
-def pivot(view: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the mean of each channel up to rounding, in the precision of the chunks."""
-    return view.sum(dim=(0, 2), dtype=dtype) / (view.shape[0] * view.shape[2])
+def chunks(view: Tensor, width: int) -> Iterator[Tensor]:
+    """Yield views of all positions, as many in each as a product of `width` channels takes.
+
+    Without positions there is one, which is empty.
+    """
+    images, _, places = view.shape
+    positions = min(POSITIONS[-1], max(POSITIONS[0], PRODUCT_VALUES // max(width, 1)))
+    step = max(1, positions // max(places, 1))
+    row = min(max(places, 1), positions)
+    for image in range(0, max(images, 1), step):
+        for place in range(0, max(places, 1), row):
+            yield view[image : image + step, :, place : place + row]
 
 
-def centred(view: Tensor, cut: Cut, pivot: Tensor) -> Tensor:
-    """Return one chunk minus `pivot` as a (channels, positions) matrix."""
-    chunk = view[cut[0], :, cut[1]]
+def centred(chunk: Tensor, pivot: Tensor, slot: str) -> Tensor:
+    """Return a chunk minus `pivot` as a (channels, positions) matrix, in memory of `scratch`."""
     images, channels, places = chunk.shape
     if chunk.stride(1) == 1:  # channels last: the matrix stays transposed in memory
-        rows = pivot.new_empty(images, places, channels)
+        rows = scratch(slot, (images, places, channels), pivot)
         torch.sub(chunk.permute(0, 2, 1), pivot, out=rows)
         return rows.view(images * places, channels).t()
-    columns = pivot.new_empty(channels, images, places)
+    columns = scratch(slot, (channels, images, places), pivot)
     torch.sub(chunk.transpose(0, 1), pivot[:, None, None], out=columns)
     return columns.view(channels, images * places)
+
+
+def deviations(block: Tensor, pivot: Tensor) -> Tensor:
+    """Return a block minus `pivot`, with the block's shape and order, in memory of `scratch`."""
+    if block.stride(2) != 1 and block.stride(1) == 1:
+        rows = block.transpose(1, 2)
+        return torch.sub(rows, pivot, out=scratch("block", rows.shape, pivot)).transpose(1, 2)
+    return torch.sub(block, pivot[:, None], out=scratch("block", block.shape, pivot))

@@ -24,20 +24,15 @@ def lerp_rescale(items: Sequence[Lerp], alphas: Sequence[float]) -> list[list[Te
 def _interpolate(item: Lerp, alphas: Sequence[float]) -> list[Tensor]:
     """Return one tensor at every alpha; b is gathered once."""
     a, b = item.a, _gathered(item) if any(alphas) else item.b
-    narrow = a.dtype in (torch.float16, torch.bfloat16)
-    if narrow and (item.scale is not None or item.shift is not None):
+    is_rescaled = item.scale is not None or item.shift is not None
+    if is_rescaled and a.dtype in (torch.float16, torch.bfloat16):
         a, b = a.float(), b.float()  # one rounding, after the rescaling
-    spare = b is not item.b and b.stride() == a.stride()
+    spare = b if b is not item.b and b.stride() == a.stride() else None
     mixed = []
     for k, alpha in enumerate(alphas):
         # A gathered b is nobody's: the last result takes its place, which spares new memory.
-        out = b if spare and k == len(alphas) - 1 else torch.empty_like(a)
-        _lerp(a, b, alpha, out)
-        if item.scale is not None:
-            out *= _per_row(item.scale, k, out)
-        if item.shift is not None:
-            out += _per_row(item.shift, k, out)
-        mixed.append(out.to(item.a.dtype))
+        out = _lerp(a, b, alpha, spare if k == len(alphas) - 1 else None)
+        mixed.append(_rescaled(out, item, k).to(item.a.dtype) if is_rescaled else out)
     return mixed
 
 
@@ -57,26 +52,30 @@ def _gathered(item: Lerp) -> Tensor:
     return b
 
 
-def _lerp(a: Tensor, b: Tensor, alpha: float, out: Tensor) -> None:
-    """Write (1 − α) a + α b to `out`, which may be `b`.
+def _lerp(a: Tensor, b: Tensor, alpha: float, out: Tensor | None) -> Tensor:
+    """Return (1 − α) a + α b, in `out` if there is one, which may be `b`.
 
     `torch.lerp` computes near + weight · (far − near): one pass, and exact where a equals b. A
     weight below a half keeps its rounding small beside either share. Halves are exact, and so is
     their sum but for one rounding, even where a and b cancel; the difference is not. Of 16-bit
     values it is, in the float32 that `torch.lerp` then uses.
     """
+    if out is None and (a.stride() != b.stride() or alpha in (0, 1)):
+        out = torch.empty_like(a)
     if alpha in (0, 1):
         # The ends are copies: products with 0 and 1 lose -0.0 and turn infinity into NaN.
-        out.copy_(b if alpha else a)
-    elif alpha == 0.5 and a.element_size() >= 4:
-        torch.add(a, b, out=out).mul_(0.5)
-    elif alpha < 0.5:
-        torch.lerp(a, b, alpha, out=out)
-    else:
-        torch.lerp(b, a, 1 - alpha, out=out)
+        return out.copy_(b if alpha else a)
+    if alpha == 0.5 and a.element_size() >= 4:
+        return torch.add(a, b, out=out).mul_(0.5)
+    near, far, weight = (a, b, alpha) if alpha < 0.5 else (b, a, 1 - alpha)
+    return torch.lerp(near, far, weight, out=out)
 
 
-def _per_row(values: Tensor, k: int, like: Tensor) -> Tensor:
-    """Return the vector for alpha number k, to be spread over everything but output channels."""
-    vector = (values[k] if values.dim() == 2 else values).to(like.dtype)
-    return vector.reshape((-1, *[1] * (like.dim() - 1)) if like.dim() else ())
+def _rescaled(out: Tensor, item: Lerp, k: int) -> Tensor:
+    """Return `out` times the scale plus the shift of alpha number k, in place."""
+    along_rows = (-1, *[1] * (out.dim() - 1)) if out.dim() else ()
+    for values, apply in ((item.scale, out.mul_), (item.shift, out.add_)):
+        if values is not None:
+            vector = values[k] if values.dim() == 2 else values
+            apply(vector.to(out.dtype).reshape(along_rows))
+    return out
