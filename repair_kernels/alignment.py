@@ -1,6 +1,6 @@
 """Two endpoints brought into one order, ready to be merged at any alpha and in any variant."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
 from repair_kernels.calibration import VARIANTS, correct, correction_taps
+from repair_kernels.channel_statistics import collect_channels
 from repair_kernels.endpoints import capture_pair, choose_device
 from repair_kernels.errors import ArgumentError, CalibrationDataError, FunctionChangedError
 from repair_kernels.evaluation import Path, variance_ratio
@@ -17,15 +18,17 @@ from repair_kernels.execution import as_mapping, execute
 from repair_kernels.explicit import attach
 from repair_kernels.folding import fold
 from repair_kernels.graph import NetworkGraph, State, state_of
-from repair_kernels.interpolation import interpolate_state
+from repair_kernels.interpolation import interpolate_states
 from repair_kernels.matching import match
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.permutation import Permutation, permute_state, tap_indices, with_state
-from repair_kernels.statistics import collect, collect_channels
+from repair_kernels.statistics import collect
 
 VERIFIED_IMAGES = 8
 # Of the largest output, in float64: sums in another order, layer by layer; far below any mistake.
 MAX_DEVIATION = 1e-8
+# Weight sets that share a pass over the data: 20 of a ResNet50's, in float32.
+WEIGHT_BYTES_PER_PASS = 2 * 2**30
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 Ends = tuple[Mapping[str, float], Mapping[str, float]]
 
@@ -73,28 +76,57 @@ class AlignedPair:
     backend: str | None
     corrections: dict[tuple[float, str], dict[str, ChannelAffine]] = field(default_factory=dict)
 
-    def correct(self, alpha: float, variant: str) -> tuple[State, dict[str, ChannelAffine]]:
-        """Return the interpolated weight set, and the correction of each tap."""
+    def correct(
+        self, alphas: Sequence[float], variant: str
+    ) -> list[tuple[State, dict[str, ChannelAffine]]]:
+        """Return for each alpha the interpolated weight set, and the correction of each tap."""
         state_b = self.state_plain if variant == "plain" else self.state_b
-        state = interpolate_state(self.state_a, state_b, alpha, backend=self.backend)
-        if variant not in VARIANTS or alpha in (0, 1):
-            return state, {}
-        if (alpha, variant) in self.corrections:
-            return state, self.corrections[alpha, variant]
-        taps = correction_taps(self.graph, variant, self.taps)
-        stats = self.aligned_stats
-        affines = correct(
-            self.graph, state, self.data, stats, taps, alpha, variant, backend=self.backend
+        states = interpolate_states(self.state_a, state_b, alphas, backend=self.backend)
+        if variant in VARIANTS:
+            self._find_corrections(states, alphas, variant)
+        found = [self.corrections.get((alpha, variant), {}) for alpha in alphas]
+        return list(zip(states, found, strict=True))
+
+    def _find_corrections(
+        self, states: Sequence[State], alphas: Sequence[float], variant: str
+    ) -> None:
+        missing = {
+            alpha: state
+            for alpha, state in zip(alphas, states, strict=True)
+            if alpha not in (0, 1) and (alpha, variant) not in self.corrections
+        }
+        if not missing:
+            return
+        found = correct(
+            self.graph,
+            list(missing.values()),
+            self.data,
+            self.aligned_stats,
+            correction_taps(self.graph, variant, self.taps),
+            list(missing),
+            variant,
+            backend=self.backend,
         )
-        self.corrections[alpha, variant] = affines
-        return state, affines
+        for alpha, affines in zip(missing, found, strict=True):
+            self.corrections[alpha, variant] = affines
 
     def merge(self, alpha: float, variant: str) -> MergedNetwork:
         """Return the network at alpha, corrected, with the corrections in its weights."""
-        state, affines = self.correct(alpha, variant)
-        folded, explicit = fold(self.graph, state, affines)
-        model = attach(with_state(self.model_a, folded), self.graph, explicit)
-        return MergedNetwork(model, tuple(affines), tuple(explicit))
+        return next(self.merge_each([alpha], variant))
+
+    def merge_each(self, alphas: Sequence[float], variant: str) -> Iterator[MergedNetwork]:
+        """Yield the network at each alpha, with the same bits as one alpha alone.
+
+        As many weight sets as fit into `WEIGHT_BYTES_PER_PASS` are held at a time, and share one
+        pass over the data.
+        """
+        size = sum(tensor.nbytes for tensor in self.state_a.values())
+        per_pass = max(1, WEIGHT_BYTES_PER_PASS // max(1, size))
+        for start in range(0, len(alphas), per_pass):
+            for state, affines in self.correct(alphas[start : start + per_pass], variant):
+                folded, explicit = fold(self.graph, state, affines)
+                model = attach(with_state(self.model_a, folded), self.graph, explicit)
+                yield MergedNetwork(model, tuple(affines), tuple(explicit))
 
     def sweep(
         self, evaluate: Evaluate, alphas: Sequence[float], variants: Sequence[str], ends: Ends
@@ -103,7 +135,8 @@ class AlignedPair:
         points = sorted({0.0, 1.0, *alphas})
         metrics: dict[str, dict[str, tuple[float, ...]]] = {}
         for variant in variants:
-            inner = [dict(evaluate(self.merge(x, variant).model)) for x in points[1:-1]]
+            merged = self.merge_each(points[1:-1], variant)
+            inner = [dict(evaluate(network.model)) for network in merged]
             rows = [ends[0], *inner, ends[1]]
             _check_same_metrics(rows)
             metrics[variant] = {name: tuple(float(row[name]) for row in rows) for name in rows[0]}
@@ -111,10 +144,10 @@ class AlignedPair:
 
     def variance_ratios(self, alpha: float, variant: str) -> dict[str, float]:
         """Return per tap how much of the endpoints' variance the network at alpha has (§3.1)."""
-        state, affines = self.correct(alpha, variant)
+        [(state, affines)] = self.correct([alpha], variant)
         taps = tuple(self.stats)
-        seen = collect_channels(
-            self.graph, state, self.data, taps=taps, affines=affines, backend=self.backend
+        [seen] = collect_channels(
+            self.graph, [state], self.data, taps=taps, affines=[affines], backend=self.backend
         )
         ends = self.stats
         return {t: variance_ratio(seen[t].var, ends[t].var_a, ends[t].var_b, alpha) for t in taps}

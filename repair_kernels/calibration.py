@@ -1,12 +1,10 @@
-"""REPAIR: give the channels of an interpolated network the interpolated mean and std.
+"""REPAIR: give the channels of interpolated networks the interpolated mean and std.
 
-    E[X_alpha] = (1 - alpha) E[X_A] + alpha E[X_B]         std[X_alpha] = (1 - alpha) std[X_A] +
-    alpha std[X_B]
-
-Each variant returns one `ChannelAffine` per tap; `folding.py` puts them into the weights.
+`goals.py` has the formulas; here are the ways to apply them. Each variant returns one
+`ChannelAffine` per tap, for one or several alphas; `folding.py` puts them into the weights.
 
 Source:
-    REPAIR (Jordan et al., 2023), eqs. 3-5, §4.1 and §4.2.
+    REPAIR (Jordan et al., 2023), §4.1 and §4.2.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,181 +17,125 @@ from torch import Tensor, nn
 from repair_kernels import ops
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
+from repair_kernels.channel_statistics import collect_channels
 from repair_kernels.endpoints import capture_pair, check_alpha, choose_device, preserved_rng
-from repair_kernels.errors import ArgumentError, CalibrationDataError
+from repair_kernels.errors import ArgumentError
 from repair_kernels.execution import Run, as_mapping
 from repair_kernels.explicit import attach
 from repair_kernels.folding import fold
+from repair_kernels.goals import Affine, Goal, affine_to_goal, closed_form, goal
 from repair_kernels.graph import NetworkGraph, State, state_of
 from repair_kernels.interpolation import interpolate, interpolate_state
-from repair_kernels.moments import DEAD_STEPS, FLOAT32_EPS, ChannelMoments, PairedMoments
+from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.permutation import with_state
-from repair_kernels.statistics import FiniteWatch, collect, collect_channels
+from repair_kernels.running import RunningMoments
+from repair_kernels.statistics import collect
 from repair_kernels.taps import Tap
 
 VARIANTS = ("forward", "closed_form", "sequential")
 
 
 @dataclass(frozen=True)
-class Goal:
-    """The statistics that a tap's channels should have at one alpha."""
-
-    mean: Tensor
-    std: Tensor
-    dead: Tensor
-    """Channels that are dead in both endpoints: there is nothing to restore."""
-
-
-def goal(moments: PairedMoments, alpha: float) -> Goal:
-    """Return the interpolated statistics of aligned endpoints (eqs. 3 and 4)."""
-    return Goal(
-        mean=(1 - alpha) * moments.mean_a + alpha * moments.mean_b,
-        std=(1 - alpha) * moments.std_a + alpha * moments.std_b,
-        dead=moments.dead_a & moments.dead_b,
-    )
-
-
-def affine_to_goal(goal: Goal, moments: ChannelMoments) -> tuple[Tensor, Tensor]:
-    """Return the scale and shift that give channels with these moments the goal's mean and std.
-
-        scale = goal_std / std        shift = goal_mean - scale * mean
-
-    Returns:
-        float64; scale 1 and shift 0 for dead channels
-    """
-    dead = goal.dead | moments.dead
-    scale = torch.where(dead, 1.0, goal.std / moments.std.where(~dead, 1.0))
-    return scale, torch.where(dead, 0.0, goal.mean - scale * moments.mean)
-
-
-def closed_form(moments: PairedMoments, alpha: float) -> tuple[Tensor, Tensor]:
-    """Return the scale and shift that the endpoints' statistics alone predict.
-
-        scale = goal_std / sqrt((1-α)² var_A + α² var_B + 2α(1-α) cov(A, B))
-        shift = goal_mean (1 - scale)
-
-    The root is the standard deviation of (1-α) X_A + α X_B: the interpolated tap's own where its
-    input is that of both endpoints (the first layer), an approximation below. Channels are scaled
-    about the goal's mean, which that tap already has.
-
-    Args:
-        moments: of aligned endpoints at this tap, with `cross`
-    Returns:
-        float64; scale 1 and shift 0 for channels that are dead in the endpoints or cancel out
-        between them
-    Source:
-        REPAIR (Jordan et al., 2023), eq. 5
-    """
-    target = goal(moments, alpha)
-    var = (
-        (1 - alpha) ** 2 * moments.var_a
-        + alpha**2 * moments.var_b
-        + 2 * alpha * (1 - alpha) * moments.cov_diag
-    )
-    predicted = ChannelMoments(moments.n_samples, target.mean, var.clamp_min(0) * moments.n_samples)
-    # A difference of terms known to float32: what is below their rounding is nothing.
-    cancels = var <= DEAD_STEPS * FLOAT32_EPS * target.std.square()
-    dead = target.dead | predicted.dead | cancels
-    scale = torch.where(dead, 1.0, target.std / predicted.std.where(~dead, 1.0))
-    return scale, torch.where(dead, 0.0, target.mean * (1 - scale))
-
-
-@dataclass(frozen=True)
 class Interpolated:
-    """An interpolated weight set and what its taps should look like."""
+    """Interpolated weight sets, one per alpha, and what their taps should look like."""
 
     graph: NetworkGraph
-    state: State
+    states: Sequence[State]
+    alphas: Sequence[float]
     data: Iterable[Tensor]
     stats: Mapping[str, PairedMoments]
     """Of the aligned endpoints, at the taps to correct, in graph order."""
-    alpha: float
     backend: str | None
 
-    def goal(self, tap: str) -> Goal:
-        """Return the goal of a tap at this alpha."""
-        return goal(self.stats[tap], self.alpha)
+    @property
+    def networks(self) -> list[str]:
+        """What messages call them."""
+        return [f"merged at alpha {alpha:g}" for alpha in self.alphas]
+
+    def goals(self) -> list[dict[str, Goal]]:
+        """Return the goal of each tap, for each alpha."""
+        return [{tap: goal(m, alpha) for tap, m in self.stats.items()} for alpha in self.alphas]
 
 
-Affine = tuple[Tensor, Tensor]
-
-
-def correct_closed_form(merged: Interpolated) -> dict[str, Affine]:
+def correct_closed_form(merged: Interpolated) -> list[dict[str, Affine]]:
     """Correct as §4.1: from the endpoints' statistics, with no pass over the data."""
-    return {tap: closed_form(moments, merged.alpha) for tap, moments in merged.stats.items()}
+    return [
+        {tap: closed_form(moments, alpha) for tap, moments in merged.stats.items()}
+        for alpha in merged.alphas
+    ]
 
 
-def correct_forward(merged: Interpolated) -> dict[str, Affine]:
-    """Correct as §4.2: one pass through the interpolated network in training mode.
+def correct_forward(merged: Interpolated) -> list[dict[str, Affine]]:
+    """Correct as §4.2: one pass through the interpolated networks in training mode.
 
     Each tap is normalised by its batch's statistics, so that what follows sees the goal. The
     corrections are then frozen with the statistics of the whole pass.
     """
-    goals = {tap: merged.goal(tap) for tap in merged.stats}
+    goals = merged.goals()
 
-    def normalise(tap: Tap, value: Tensor, moments: ChannelMoments) -> Tensor:
-        return ChannelAffine(*affine_to_goal(goals[tap.name], moments), tap.channel_dim)(value)
+    def normalise(tap: Tap, number: int, value: Tensor, moments: ChannelMoments) -> Tensor:
+        affine = affine_to_goal(goals[number][tap.name], moments)
+        return ChannelAffine(*affine, tap.channel_dim)(value)
 
     seen = collect_channels(
         merged.graph,
-        merged.state,
+        merged.states,
         merged.data,
-        taps=tuple(goals),
+        taps=tuple(merged.stats),
         correct=normalise,
+        networks=merged.networks,
         backend=merged.backend,
     )
-    return {tap: affine_to_goal(goals[tap], seen[tap]) for tap in goals}
+    return [
+        {tap: affine_to_goal(wanted[tap], found[tap]) for tap in wanted}
+        for wanted, found in zip(goals, seen, strict=True)
+    ]
 
 
-def correct_sequential(merged: Interpolated) -> dict[str, Affine]:
+def correct_sequential(merged: Interpolated) -> list[dict[str, Affine]]:
     """Correct taps in graph order, each on the already corrected network, over the whole data.
 
     All batches advance together from node to node, so that each node is computed once; the values
-    at the frontier of the whole calibration set are held in memory.
+    at the frontier of the whole calibration set are held in memory, so alphas take turns.
     """
+    each = zip(merged.states, merged.goals(), merged.networks, strict=True)
+    return [_correct_in_order(merged, *one) for one in each]
+
+
+def _correct_in_order(
+    merged: Interpolated, state: State, goals: Mapping[str, Goal], network: str
+) -> dict[str, Affine]:
     found: dict[str, Affine] = {}
-    watch = FiniteWatch(("merged",))
     with torch.no_grad():
-        runs = [
-            Run(merged.graph, as_mapping(merged.state, batch.device), batch)
-            for batch in merged.data
-        ]
+        runs = [Run(merged.graph, as_mapping(state, batch.device), batch) for batch in merged.data]
         for node, unused in merged.graph.schedule:
             for run in runs:
                 run.step(node)
             tap = merged.graph.tap_of_node.get(node.name)
-            if tap is not None and tap.name in merged.stats:
+            if tap is not None and tap.name in goals:
                 values = [run.values[node.name] for run in runs]
-                pooled = _pooled(values, tap, watch, merged.backend)
-                found[tap.name] = affine_to_goal(merged.goal(tap.name), pooled)
+                pooled = _pooled(values, tap, network, merged.backend)
+                found[tap.name] = affine_to_goal(goals[tap.name], pooled)
                 layer = ChannelAffine(*found[tap.name], tap.channel_dim)
                 for run in runs:
                     run.values[node.name] = layer(run.values[node.name])
-                if len(found) == len(merged.stats):
+                if len(found) == len(goals):
                     break
             for run in runs:
                 run.free(unused)
-    watch.check()
     return found
 
 
-def _pooled(
-    values: list[Tensor], tap: Tap, watch: FiniteWatch, backend: str | None
-) -> ChannelMoments:
-    total = None
+def _pooled(values: list[Tensor], tap: Tap, network: str, backend: str | None) -> ChannelMoments:
+    running = RunningMoments([network])
     for value in values:
         sums = ops.channel_moments(value, channel_dim=tap.channel_dim, backend=backend)
-        watch.see(tap.name, (sums.mean + sums.m2,))
-        moments = ChannelMoments.from_sums(value.numel() // value.shape[tap.channel_dim], sums)
-        total = moments if total is None else total.merge(moments)
-    if total is None:
-        raise CalibrationDataError(
-            "`batches` must hold at least one batch; it is empty; check the data loader"
-        )
-    return total
+        running.add(tap.name, 0, value.numel() // value.shape[tap.channel_dim], sums)
+        running.end_batch()
+    return running.channels(tap.name)
 
 
-_CORRECT: dict[str, Callable[[Interpolated], dict[str, Affine]]] = {
+_CORRECT: dict[str, Callable[[Interpolated], list[dict[str, Affine]]]] = {
     "forward": correct_forward,
     "closed_form": correct_closed_form,
     "sequential": correct_sequential,
@@ -245,36 +187,51 @@ def calibrate(
             return interpolate(model_a, model_b, alpha, backend=backend)
         state_a, state_b = state_of(model_a), state_of(model_b)
         if stats is None:
-            cross = chosen if variant == "closed_form" else ()
+            # The networks are aligned: channel i of a is paired with channel i of b alone.
+            paired = chosen if variant == "closed_form" else ()
             stats = collect(
-                graph, state_a, state_b, data, taps=chosen, cross=cross, backend=backend
+                graph,
+                state_a,
+                state_b,
+                data,
+                taps=chosen,
+                cross=(),
+                diagonal=paired,
+                backend=backend,
             )
         merged = interpolate_state(state_a, state_b, alpha, backend=backend)
-        affines = correct(graph, merged, data, stats, chosen, alpha, variant, backend=backend)
+        [affines] = correct(graph, [merged], data, stats, chosen, [alpha], variant, backend=backend)
         state, explicit = fold(graph, merged, affines)
         return attach(with_state(model_a, state), graph, explicit)
 
 
 def correct(
     graph: NetworkGraph,
-    state: State,
+    states: Sequence[State],
     data: Batches,
     stats: Mapping[str, PairedMoments],
     taps: Sequence[str],
-    alpha: float,
+    alphas: Sequence[float],
     variant: str,
     *,
     backend: str | None = None,
-) -> dict[str, ChannelAffine]:
-    """Return the correction of each tap of an interpolated weight set.
+) -> list[dict[str, ChannelAffine]]:
+    """Return the correction of each tap, for each of some interpolated weight sets.
+
+    "forward" reads the data once for all of them, "sequential" once for each, and "closed_form"
+    not at all. The corrections at one alpha have the same bits whatever the others are.
 
     Args:
+        states, alphas: the weight sets, and the weight of network b in each
         stats: of the aligned endpoints, at least at `taps`
     """
     _check_stats(graph, stats, taps, variant)
     held = {tap: stats[tap] if data.device is None else stats[tap].to(data.device) for tap in taps}
-    found = _CORRECT[variant](Interpolated(graph, state, data, held, alpha, backend))
-    return {tap: ChannelAffine(*found[tap], graph.tap(tap).channel_dim) for tap in taps}
+    found = _CORRECT[variant](Interpolated(graph, states, alphas, data, held, backend))
+    return [
+        {tap: ChannelAffine(*affines[tap], graph.tap(tap).channel_dim) for tap in taps}
+        for affines in found
+    ]
 
 
 def correction_taps(
@@ -320,7 +277,7 @@ def _check_stats(
                 f"`stats` must be those of these networks; tap {name!r} has {channels} channels, "
                 f"but {len(moments.mean_a)} and {len(moments.mean_b)} in `stats`; compute them anew"
             )
-        if variant == "closed_form" and moments.cross is None:
+        if variant == "closed_form" and moments.products == "none":
             raise ArgumentError(
                 f"the closed form needs cov(A, B) at every tap that it corrects; {name!r} was "
                 "recorded without; compute the statistics with `cross='all'`"

@@ -1,12 +1,13 @@
-"""Run one graph with several weight sets in lockstep, node by node.
+"""Run one graph with several weight sets, from one common tap to the next.
 
-At a tap the values of all weight sets are alive at the same moment; they are handed to a callback
-and freed after their last use, so that memory is that of as many plain forward passes, whatever the
-number of taps. A tap is read before the next node runs, so operators that overwrite their input
-(`relu_`) are harmless.
+At a tap where all weight sets are read together their values are alive at the same moment; they are
+handed to a callback and freed after their last use, so that memory is that of as many plain forward
+passes, whatever the number of taps. Between two such taps each weight set runs on its own, which
+keeps its values in the cache. A tap is read before the next node runs, so operators that overwrite
+their input (`relu_`) are harmless.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,10 +15,14 @@ from torch import Tensor
 from torch.fx import Node, map_arg
 
 from repair_kernels.graph import NetworkGraph, State
+from repair_kernels.side_by_side import ForEach, one_by_one
 from repair_kernels.taps import Tap
 
 OnTap = Callable[[Tap, list[Tensor]], list[Tensor] | None]
 """Called with a tap and its value under each weight set; may return the values to go on with."""
+Schedule = list[tuple[Node, list[Node]]]
+OnEach = Callable[[Tap, int, Tensor], None]
+"""Called with a tap, the number of a weight set and its value."""
 
 
 class Run:
@@ -72,25 +77,43 @@ def execute(
     on_tap: OnTap | None = None,
     taps: Sequence[str] = (),
     dtype: torch.dtype | None = None,
+    *,
+    on_each: OnEach | None = None,
+    each: Sequence[str] = (),
+    for_each: ForEach = one_by_one,
 ) -> list[Any]:
-    """Run the graph on one batch with each weight set, in lockstep.
+    """Run the graph on one batch with each weight set.
 
     Args:
         states: weight sets, on the batch's device
         batch: the input; never changed
         on_tap: called at each of `taps`, in graph order
         dtype: that of all floats, the network's own casts included; default: as they come
+        on_each: called at each of `each`, for each weight set when its value is fresh
+        for_each: how to go through the weight sets between two taps; see `side_by_side`
     Returns:
         the network's output under each weight set
     """
-    wanted = set(taps)
+    common, alone = set(taps if on_tap else ()), set(each if on_each else ())
     runs = [Run(graph, state, batch, dtype) for state in states]
     outputs: list[Any] = []
-    for node, unused in graph.schedule:
-        outputs = [run.step(node) for run in runs]
-        tap = graph.tap_of_node.get(node.name)
-        if on_tap is not None and tap is not None and tap.name in wanted:
-            replaced = on_tap(tap, outputs)
+    for stretch in _stretches(graph, common):
+
+        def advance(index: int, stretch: Schedule = stretch) -> None:
+            run = runs[index]
+            for node, unused in stretch:
+                value = run.step(node)
+                tap = graph.tap_of_node.get(node.name)
+                if on_each is not None and tap is not None and tap.name in alone:
+                    on_each(tap, index, value)
+                if node is not stretch[-1][0]:
+                    run.free(unused)
+
+        for_each(advance, len(runs))
+        node, unused = stretch[-1]
+        outputs = [run.values[node.name] for run in runs]
+        if on_tap is not None and node.op != "output":
+            replaced = on_tap(graph.tap_of_node[node.name], outputs)
             if replaced is not None:
                 for run, value in zip(runs, replaced, strict=True):
                     run.values[node.name] = value
@@ -100,6 +123,17 @@ def execute(
         output[0] if isinstance(output, tuple | list) and len(output) == 1 else output
         for output in outputs
     ]
+
+
+def _stretches(graph: NetworkGraph, common: set[str]) -> Iterator[Schedule]:
+    """Cut the schedule behind each common tap; the last stretch ends with the output."""
+    stretch: Schedule = []
+    for node, unused in graph.schedule:
+        stretch.append((node, unused))
+        tap = graph.tap_of_node.get(node.name)
+        if node.op == "output" or (tap is not None and tap.name in common):
+            yield stretch
+            stretch = []
 
 
 def as_mapping(state: Mapping[str, Tensor], device: torch.device) -> State:

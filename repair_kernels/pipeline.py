@@ -150,7 +150,8 @@ def sweep(
 ) -> Path:
     """Evaluate the path between two networks.
 
-    The endpoints' statistics are computed once for all of it.
+    The endpoints' statistics are computed once for all of it, and "forward" reads the data once for
+    all alphas (as many as have room in memory: `alignment.WEIGHT_BYTES_PER_PASS`).
 
     Args:
         evaluate: called with each merged network, returns its metrics by name, such as {"loss":

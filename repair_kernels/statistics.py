@@ -1,11 +1,12 @@
 """Statistics of two networks at every tap, in one pass over the data.
 
-Both networks run in lockstep on one graph. At a tap the two activations meet the fused op, which
-reads each once and returns the moments of this batch; they are merged into float64 totals by Chan's
-rule and the activations are freed.
+Both networks run on one graph. Where products between them are wanted, the two activations meet the
+fused op, which reads each once and returns the moments of this batch; elsewhere each is read as
+soon as it is there. The moments are merged into float64 totals by Chan's rule and the activations
+are freed.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,22 +14,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from repair_kernels import ops
-from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
+from repair_kernels.compiled import CompiledPair
 from repair_kernels.endpoints import capture_pair, choose_device, preserved_rng
-from repair_kernels.errors import (
-    EmptyDataError,
-    NonFiniteActivationError,
-)
+from repair_kernels.errors import EmptyDataError
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.graph import (
     NetworkGraph,
     State,
     state_of,
 )
-from repair_kernels.moments import ChannelMoments, PairedMoments
+from repair_kernels.ops import PairedSums
 from repair_kernels.paired_stats import PairedStats, all_reduce
+from repair_kernels.running import RunningMoments
+from repair_kernels.side_by_side import ForEach, one_by_one, side_by_side
 from repair_kernels.taps import Tap
+
+# Channels from which on the products of a tap are worth two threads' while.
+WORTH_DIVIDING = 64
 
 
 def compute_stats(
@@ -42,6 +45,7 @@ def compute_stats(
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
     backend: str | None = None,
+    compile: bool = False,
     process_group: Any = None,
     progress: bool = False,
 ) -> PairedStats:
@@ -61,13 +65,16 @@ def compute_stats(
         device: where to run; default: where `model_a` is
         precision: how a GPU multiplies float32: "tf32x3", "tf32" or "ieee"
         backend: None (by device), "triton" or "torch"
+        compile: whether to compile both networks with their statistics by `torch.compile`, for
+            batches of the first one's shape; a batch of another shape, such as a smaller last one,
+            runs as without. Takes from seconds to minutes before the first batch
         process_group: a torch.distributed group over whose ranks the statistics are merged
         progress: whether to show a progress bar
     Returns:
         `PairedMoments` by tap name, float64, on the device
     Raises:
         ArchitectureMismatchError, NonFiniteWeightError, NonFiniteActivationError,
-        CalibrationDataError, GraphCaptureError, ArgumentError
+        CalibrationDataError, GraphCaptureError, CompilationError, ArgumentError
     Source:
         REPAIR (Jordan et al., 2023), §2.2 and §4
     Example:
@@ -100,6 +107,7 @@ def compute_stats(
             cross=crossed,
             precision=precision,
             backend=backend,
+            compile=compile,
             progress=progress,
         )
     return stats if process_group is None else all_reduce(stats, process_group)
@@ -113,118 +121,132 @@ def collect(
     *,
     taps: Sequence[str],
     cross: Sequence[str],
+    diagonal: Sequence[str] = (),
+    joint: bool = False,
     precision: str = "tf32x3",
     backend: str | None = None,
+    compile: bool = False,
     progress: bool = False,
 ) -> PairedStats:
-    """Run two weight sets over the data in lockstep; return their moments at `taps`."""
-    totals: dict[str, PairedMoments] = {}
-    watch = FiniteWatch(("a", "b"))
+    """Run two weight sets over the data in lockstep; return their moments at `taps`.
+
+    Args:
+        cross: where products between all channels are kept
+        diagonal: where only those of paired channels are
+        joint: whether products within each network are kept, too, at the taps of `cross`
+        compile: whether to compile both networks with their statistics
+    """
+    crossed, diagonals = set(cross), set(diagonal) - set(cross)
+    together = [tap for tap in taps if tap in crossed | diagonals]
+    apart = [tap for tap in taps if tap not in crossed | diagonals]
+    running = RunningMoments(("a", "b"))
     n_images = 0
 
-    def read(tap: Tap, values: list[Tensor]) -> None:
-        sums = ops.paired_moments(
-            values[0],
-            values[1],
+    def read_both(tap: Tap, values: list[Tensor]) -> None:
+        a, b = values
+        sums = _paired(
+            a,
+            b,
+            for_each if tap.name in crossed and not joint else one_by_one,
+            near=running.near_pair(tap.name),
+            out=running.scratch(tap.name),
             channel_dim=tap.channel_dim,
-            cross=tap.name in cross,
+            cross=tap.name in crossed or "diagonal",
+            joint=joint and tap.name in crossed,
             precision=precision,
             backend=backend,
         )
-        watch.see(tap.name, (sums.mean_a + sums.m2_a, sums.mean_b + sums.m2_b))
-        moments = PairedMoments.from_sums(
-            values[0].numel() // values[0].shape[tap.channel_dim], sums
-        )
-        totals[tap.name] = totals[tap.name].merge(moments) if tap.name in totals else moments
+        running.add_pair(tap.name, _positions(a, tap), sums)
 
-    states = None
-    with torch.no_grad():
+    def read_one(tap: Tap, network: int, value: Tensor) -> None:
+        sums = ops.channel_moments(
+            value,
+            channel_dim=tap.channel_dim,
+            near=running.near(tap.name, network),
+            backend=backend,
+        )
+        running.add(tap.name, network, _positions(value, tap), sums)
+
+    states = compiled = None
+    weights: list[Tensor] = []
+    with torch.no_grad(), side_by_side(2, data.device or torch.device("cpu")) as for_each:
         for batch in tqdm(
             data, total=len(data) or None, disable=not progress, desc="statistics", unit="batch"
         ):
             states = states or [as_mapping(state, batch.device) for state in (state_a, state_b)]
-            execute(graph, states, batch, read, taps)
-            watch.next_batch()
+            if compile and compiled is None:
+                products = _products(taps, crossed, diagonals, joint)
+                compiled = CompiledPair(
+                    graph, batch, products, precision=precision, backend=backend
+                )
+                weights = compiled.inputs(states)
+            if compiled is not None and compiled.takes(batch):
+                for name, (n, sums) in compiled(weights, batch).items():
+                    running.add_pair(name, n, sums)
+            else:
+                execute(
+                    graph,
+                    states,
+                    batch,
+                    read_both,
+                    together,
+                    on_each=read_one,
+                    each=apart,
+                    for_each=for_each,
+                )
+            running.end_batch()
             n_images += len(batch)
-    watch.check()
-    return PairedStats({tap: totals[tap] for tap in taps}, n_images=n_images)
+    return PairedStats({tap: running.pair(tap) for tap in taps}, n_images=n_images)
 
 
-def collect_channels(
-    graph: NetworkGraph,
-    state: State,
-    data: Iterable[Tensor],
+def _paired(
+    a: Tensor,
+    b: Tensor,
+    for_each: ForEach,
     *,
-    taps: Sequence[str],
-    affines: Mapping[str, ChannelAffine] | None = None,
-    correct: Callable[[Tap, Tensor, ChannelMoments], Tensor] | None = None,
-    network: str = "merged",
-    backend: str | None = None,
-) -> dict[str, ChannelMoments]:
-    """Run one weight set over the data and return the moments of each tap.
+    near: tuple[Tensor, Tensor] | None,
+    out: Tensor | None,
+    channel_dim: int,
+    **options: Any,
+) -> PairedSums:
+    """Return `ops.paired_moments` of two activations, a's channels divided among the threads."""
+    c = a.shape[channel_dim]
+    parts = 1 if for_each is one_by_one or c < WORTH_DIVIDING else 2
+    bounds = [c * part // parts for part in range(parts + 1)]
 
-    Args:
-        graph, state, data: what to run
-        taps: where to read
-        affines: corrections by tap that are applied before the moments are read
-        correct: called with a tap, its value and the moments of this batch after they are read;
-            returns the value to go on with
-        network: what messages call the network
-        backend: see `ops`
-    """
-    totals: dict[str, ChannelMoments] = {}
-    watch = FiniteWatch((network,))
-    affines = affines or {}
+    def part_of(part: int) -> PairedSums:
+        first, last = bounds[part], bounds[part + 1]
+        return ops.paired_moments(
+            a.narrow(channel_dim, first, last - first),
+            b,
+            near=near and (near[0][first:last], near[1]),
+            out=None if out is None else out[first:last],
+            channel_dim=channel_dim,
+            **options,
+        )
 
-    def read(tap: Tap, values: list[Tensor]) -> list[Tensor]:
-        value = affines[tap.name](values[0]) if tap.name in affines else values[0]
-        if tap.name not in taps:
-            return [value]
-        sums = ops.channel_moments(value, channel_dim=tap.channel_dim, backend=backend)
-        watch.see(tap.name, (sums.mean + sums.m2,))
-        moments = ChannelMoments.from_sums(value.numel() // value.shape[tap.channel_dim], sums)
-        totals[tap.name] = totals[tap.name].merge(moments) if tap.name in totals else moments
-        return [value if correct is None else correct(tap, value, moments)]
-
-    states = None
-    with torch.no_grad():
-        for batch in data:
-            states = states or [as_mapping(state, batch.device)]
-            execute(graph, states, batch, read, [*taps, *affines])
-            watch.next_batch()
-    watch.check()
-    return totals
+    found = for_each(part_of, parts)
+    first = found[0]
+    if len(found) == 1:
+        return first
+    rows = [sums.cross for sums in found if sums.cross is not None]
+    is_in_place = out is not None and rows[0].data_ptr() == out.data_ptr()
+    return first._replace(
+        mean_a=torch.cat([sums.mean_a for sums in found]),
+        m2_a=torch.cat([sums.m2_a for sums in found]),
+        cross=out if is_in_place else torch.cat(rows),
+    )
 
 
-class FiniteWatch:
-    """Notices the first non-finite activation; on a GPU without waiting before the pass ends."""
+def _products(
+    taps: Sequence[str], crossed: set[str], diagonals: set[str], joint: bool
+) -> dict[str, str]:
+    """Return by tap what is summed there, as `library.PRODUCTS` calls it."""
+    full = "joint" if joint else "cross"
+    return {
+        tap: full if tap in crossed else "diagonal" if tap in diagonals else "none" for tap in taps
+    }
 
-    def __init__(self, networks: tuple[str, ...]):
-        self.networks = networks
-        self._batch = 0
-        self._seen: list[tuple[str, int, Tensor]] = []
 
-    def see(self, tap: str, sums: Sequence[Tensor]) -> None:
-        """Take one vector per network that is non-finite where an activation was."""
-        self._seen.append((tap, self._batch, torch.stack([s.isfinite().all() for s in sums])))
-
-    def next_batch(self) -> None:
-        """Note that a batch is done; on a CPU, where waiting costs nothing, report at once."""
-        if self._seen and self._seen[-1][2].device.type == "cpu":
-            self.check()
-        self._batch += 1
-
-    def check(self) -> None:
-        """Raise NonFiniteActivationError if anything non-finite was seen."""
-        if not self._seen:
-            return
-        finite = torch.stack([flags for _, _, flags in self._seen]).cpu()
-        seen, self._seen = self._seen, []
-        for (tap, batch, _), flags in zip(seen, finite.tolist(), strict=True):
-            for network, ok in zip(self.networks, flags, strict=True):
-                if not ok:
-                    raise NonFiniteActivationError(
-                        f"activations must be finite; network {network} has NaN or infinity at "
-                        f"tap {tap!r} in batch {batch}; "
-                        "check that batch's inputs, and the network's weights for overflow"
-                    )
+def _positions(value: Tensor, tap: Tap) -> int:
+    return value.numel() // value.shape[tap.channel_dim]

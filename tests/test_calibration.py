@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import repair_kernels as rk
-from repair_kernels.calibration import affine_to_goal, closed_form, goal
+from repair_kernels.goals import affine_to_goal, closed_form, goal
 from tests import oracles
 from tests.goals import NETWORKS, TAPS, VARIANTS, activations, assert_goals_met, pair, shifted
 from tests.networks import FAMILIES, assert_same, snapshot

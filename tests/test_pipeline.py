@@ -1,8 +1,6 @@
 """The whole way on small networks of every family: two networks in, one repaired network out."""
 
-import functools
 import math
-from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -10,25 +8,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import repair_kernels as rk
-from repair_kernels.errors import ArgumentError, CalibrationDataError
+from repair_kernels.errors import CalibrationDataError
 from tests import oracles
+from tests.merging import VARIANTS, Counted, mlps
 from tests.networks import FAMILIES, PLAIN, assert_same, lively, snapshot
 
 pytestmark = pytest.mark.usefixtures("torch_backend")
-VARIANTS = ("none", "forward", "closed_form", "sequential")
-
-
-class Counted:
-    """Batches that count how often they are read."""
-
-    def __init__(self, batches: Sequence[Tensor]) -> None:
-        self.batches, self.passes, self.read = batches, 0, 0
-
-    def __iter__(self) -> Iterator[Tensor]:
-        self.passes += 1
-        for batch in self.batches:
-            self.read += 1
-            yield batch
 
 
 def hidden_variance(model: nn.Module, x: Tensor) -> float:
@@ -39,21 +24,6 @@ def hidden_variance(model: nn.Module, x: Tensor) -> float:
         model(x)
     hook.remove()
     return float(oracles.rows(seen[0], 1).var(axis=0).sum())
-
-
-def mlps() -> tuple[nn.Module, nn.Module, Tensor]:
-    family = FAMILIES["mlp"]
-    return family.network(0), family.network(1), family.inputs(40) + 0.5
-
-
-@functools.cache
-def loss_inputs() -> Tensor:
-    return FAMILIES["mlp"].inputs(25, seed=9)
-
-
-def evaluate(model: nn.Module) -> dict[str, float]:
-    with torch.no_grad():
-        return {"loss": float(model(loss_inputs()).square().mean())}
 
 
 # repair
@@ -274,87 +244,6 @@ def test_the_same_call_gives_the_same_bits() -> None:
     assert_same(snapshot(first), snapshot(second))
 
 
-# sweep
-
-
-@functools.cache
-def swept() -> tuple[rk.Path, list[nn.Module], Counted]:
-    a, b, x = mlps()
-    models, batches = [], Counted(x.split(16))
-
-    def watch(model: nn.Module) -> dict[str, float]:
-        models.append(model)
-        return evaluate(model)
-
-    path = rk.sweep(
-        a, b, batches, watch, alphas=[0.75, 0.25], variants=("plain", *VARIANTS), backend="torch"
-    )
-    return path, models, batches
-
-
-def test_a_sweep_has_every_variant_at_every_alpha_and_both_ends() -> None:
-    path, _, _ = swept()
-    assert path.alphas == (0, 0.25, 0.75, 1)
-    assert path.variants == ("plain", *VARIANTS)
-    assert path.metric_names == ("loss",)
-
-
-def test_the_ends_of_a_sweep_are_the_endpoints() -> None:
-    path, models, _ = swept()
-    a, b, _ = mlps()
-    ends = (evaluate(a)["loss"], evaluate(b)["loss"])
-    for variant in path.variants:
-        assert path.endpoints("loss", variant=variant) == ends
-    assert_same(snapshot(models[0]), snapshot(a))
-    assert_same(snapshot(models[1]), snapshot(b))
-
-
-def test_a_sweep_evaluates_the_endpoints_once_and_every_merged_network_once() -> None:
-    path, models, _ = swept()
-    assert len(models) == 2 + len(path.variants) * 2
-    assert len({id(model) for model in models}) == len(models)
-
-
-def test_a_sweep_computes_the_statistics_once() -> None:
-    _, _, batches = swept()
-    # And one pass for each of two alphas of "forward" and of "sequential".
-    assert batches.passes == 1 + 2 + 2
-    assert batches.read == 3 * batches.passes
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_point_of_a_sweep_is_a_repair(variant: str) -> None:
-    path, _, _ = swept()
-    a, b, x = mlps()
-    model = rk.repair(a, b, x.split(16), alpha=0.25, variant=variant).model
-    # Statistics at more taps than one variant needs have the same bits.
-    assert path.values("loss", variant=variant)[1] == pytest.approx(evaluate(model)["loss"], 1e-6)
-
-
-def test_the_plain_variant_is_the_average_without_matching() -> None:
-    path, _, _ = swept()
-    a, b, _ = mlps()
-    wanted = evaluate(rk.interpolate(a, b, 0.25))["loss"]
-    assert path.values("loss", variant="plain")[1] == wanted
-
-
-def test_a_sweep_without_corrections_reads_an_iterator_once() -> None:
-    a, b, x = mlps()
-    path = rk.sweep(a, b, iter([x]), evaluate, alphas=[0.5], variants=["none", "closed_form"])
-    assert path.alphas == (0, 0.5, 1)
-
-
-def test_a_sweep_leaves_networks_and_random_numbers_as_they_were() -> None:
-    a, b, x = mlps()
-    a.train()
-    loader = DataLoader(TensorDataset(x), batch_size=16, shuffle=True)
-    before = snapshot(a), snapshot(b), torch.get_rng_state()
-    rk.sweep(a, b, loader, evaluate, alphas=[0.5])
-    assert_same(before[0], snapshot(a))
-    assert_same(before[1], snapshot(b))
-    assert torch.equal(torch.get_rng_state(), before[2])
-
-
 # Interpreted kernels
 
 
@@ -370,25 +259,3 @@ def test_the_kernels_give_what_torch_gives(monkeypatch: pytest.MonkeyPatch) -> N
     for name, tensor in found.model.state_dict().items():
         # float32 sums of 17 terms in another order, divided by each other.
         torch.testing.assert_close(tensor, wanted.model.state_dict()[name], rtol=1e-5, atol=1e-6)
-
-
-# Bad input
-
-
-def test_a_sweep_needs_a_variant() -> None:
-    a, b, x = mlps()
-    with pytest.raises(ArgumentError, match="`variants` must name at least one variant"):
-        rk.sweep(a, b, [x], evaluate, variants=())
-
-
-def test_an_evaluation_without_metrics_is_refused() -> None:
-    a, b, x = mlps()
-    with pytest.raises(ArgumentError, match="let `evaluate` return such as"):
-        rk.sweep(a, b, [x], lambda model: {}, alphas=[0.5], variants=["none"])
-
-
-def test_metrics_that_change_along_the_path_are_refused() -> None:
-    a, b, x = mlps()
-    metrics = iter([{"loss": 1.0}, {"loss": 1.0}, {"error": 1.0}])
-    with pytest.raises(ArgumentError, match="returned loss for network a and error for another"):
-        rk.sweep(a, b, [x], lambda model: next(metrics), alphas=[0.5], variants=["none"])

@@ -1,0 +1,77 @@
+"""Moments of each of several weight sets of one graph, in one pass over the data.
+
+Each batch is loaded once, and runs with one weight set after the other, so that activations take
+the memory of one forward pass however many weight sets there are.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from repair_kernels import ops
+from repair_kernels.affine import ChannelAffine
+from repair_kernels.execution import as_mapping, execute
+from repair_kernels.graph import NetworkGraph, State
+from repair_kernels.moments import ChannelMoments
+from repair_kernels.running import RunningMoments
+from repair_kernels.taps import Tap
+
+Correct = Callable[[Tap, int, Tensor, ChannelMoments], Tensor]
+"""Called with a tap, the number of the weight set, the tap's value and the moments of this batch;
+returns the value to go on with."""
+
+
+def collect_channels(
+    graph: NetworkGraph,
+    states: Sequence[State],
+    data: Iterable[Tensor],
+    *,
+    taps: Sequence[str],
+    affines: Sequence[Mapping[str, ChannelAffine]] | None = None,
+    correct: Correct | None = None,
+    networks: Sequence[str] | None = None,
+    backend: str | None = None,
+) -> list[dict[str, ChannelMoments]]:
+    """Run weight sets over the data and return the moments of each of them at each tap.
+
+    Args:
+        graph, states, data: what to run
+        taps: where to read
+        affines: for each weight set, corrections by tap, applied before the moments are read
+        correct: see `Correct`
+        networks: what messages call each weight set; default: "merged"
+        backend: see `ops`
+    Raises:
+        CalibrationDataError: there is no batch
+        NonFiniteActivationError: an activation is not finite
+    """
+    running = RunningMoments(networks or ["merged"] * len(states))
+    affines = affines or [{} for _ in states]
+
+    def read(number: int, tap: Tap, value: Tensor) -> Tensor:
+        if tap.name in affines[number]:
+            value = affines[number][tap.name](value)
+        if tap.name not in taps:
+            return value
+        sums = ops.channel_moments(value, channel_dim=tap.channel_dim, backend=backend)
+        n_samples = value.numel() // value.shape[tap.channel_dim]
+        running.add(tap.name, number, n_samples, sums)
+        if correct is None:
+            return value
+        return correct(tap, number, value, ChannelMoments.from_sums(n_samples, sums))
+
+    placed = None
+    with torch.no_grad():
+        for batch in data:
+            placed = placed or [as_mapping(state, batch.device) for state in states]
+            for number, state in enumerate(placed):
+                execute(
+                    graph,
+                    [state],
+                    batch,
+                    lambda tap, values, number=number: [read(number, tap, values[0])],
+                    [*taps, *affines[number]],
+                )
+            running.end_batch()
+    return [{tap: running.channels(tap, number) for tap in taps} for number in range(len(states))]
