@@ -72,8 +72,9 @@ def interpolate_states(
     alphas = [check_alpha(alpha) for alpha in alphas]
     check_same_parameters(state_a, state_b)
     moves: dict[str, dict[int, Tensor]] = {}
+    shared: dict[bytes, Tensor] = {}  # a layer's tensors move alike: one index, uploaded once
     for (name, axis), index in axis_indices(groups or {}, permutations or {}, state_b).items():
-        moves.setdefault(name, {})[axis] = index
+        moves.setdefault(name, {})[axis] = shared.setdefault(index.numpy().tobytes(), index)
     items: dict[torch.device, dict[str, ops.Lerp]] = {}
     found: list[State] = [{} for _ in alphas]
     for name, a in state_a.items():

@@ -33,6 +33,13 @@ def cross(a: torch.Tensor, b: torch.Tensor, channel_dim: int) -> Array:
     return (rows(a, channel_dim) - mean_a).T @ (rows(b, channel_dim) - mean_b)
 
 
+def diagonal(a: torch.Tensor, b: torch.Tensor, channel_dim: int) -> Array:
+    """Return the sums of products of deviations between channel i of a and channel i of b."""
+    mean_a, _ = channel_moments(a, channel_dim)
+    mean_b, _ = channel_moments(b, channel_dim)
+    return ((rows(a, channel_dim) - mean_a) * (rows(b, channel_dim) - mean_b)).sum(axis=0)
+
+
 def lerp_rescale(
     a: torch.Tensor,
     b: torch.Tensor,

@@ -1,5 +1,8 @@
 """Interpolation: the ends are the networks to the bit, what lies between is the formula."""
 
+import functools
+from random import Random
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import repair_kernels as rk
+from repair_kernels import ops
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
+from repair_kernels.graph import state_of
+from repair_kernels.interpolation import _in_segments, interpolate_state, interpolate_states
+from repair_kernels.permutation import permute_state
+from repair_kernels.symmetry import AxisSlice
 from tests.budget import LERP_FLOOR
 from tests.networks import FAMILIES, assert_same, lively, snapshot
 
@@ -67,12 +75,12 @@ def test_the_middle_is_within_one_rounding(dtype: torch.dtype) -> None:
         assert ((tensor.double() - wanted.double()).abs() <= step.double()).all(), name
 
 
-@given(st.floats(0, 1))
-@settings(max_examples=20)
-def test_a_network_with_itself_is_itself(alpha: float) -> None:
-    model = lively(nn.Linear(7, 5), 0).double()
+@given(st.floats(0, 1), st.sampled_from(DTYPES))
+@settings(max_examples=25)
+def test_a_network_with_itself_is_itself(alpha: float, dtype: torch.dtype) -> None:
+    model = lively(nn.Linear(7, 5), 0).to(dtype)
     between = rk.interpolate(model, model, alpha, backend="torch")
-    torch.testing.assert_close(between.weight, model.weight, rtol=4 * 2.0**-52, atol=0)
+    assert torch.equal(between.weight, model.weight)
 
 
 def test_swapping_the_networks_mirrors_alpha() -> None:
@@ -137,6 +145,105 @@ def test_tied_parameters_stay_tied() -> None:
     assert between[1].weight is between[0].weight
     wanted = (models[0][0].weight + models[1][0].weight) / 2
     torch.testing.assert_close(between[0].weight, wanted, rtol=1e-6, atol=1e-7)
+
+
+# Weight sets
+
+
+SHUFFLED = ("vgg_batch_norm", "resnet_option_a", "imagenet_bottleneck")
+
+
+@functools.cache
+def shuffle(family: str) -> tuple[dict[str, rk.PermutationGroup], dict[str, rk.Permutation]]:
+    """Return the groups of a family and a permutation of each."""
+    groups = rk.trace(FAMILIES[family].network(0), FAMILIES[family].inputs(2)).groups
+    generator = torch.Generator().manual_seed(1)
+    return groups, {name: rk.Permutation.random(g.size, generator) for name, g in groups.items()}
+
+
+@pytest.mark.parametrize("family", SHUFFLED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_permuting_on_the_way_gives_the_bits_of_permuting_before(
+    family: str, dtype: torch.dtype
+) -> None:
+    groups, permutations = shuffle(family)
+    a, b = (state_of(FAMILIES[family].network(seed).to(dtype)) for seed in (0, 1))
+    fused = interpolate_state(a, b, 0.3, groups=groups, permutations=permutations)
+    apart = interpolate_state(a, permute_state(b, groups, permutations), 0.3)
+    assert fused.keys() == apart.keys() == a.keys()
+    assert list(fused) == list(a)
+    for name in a:
+        assert torch.equal(fused[name], apart[name]), name
+        assert fused[name].dtype == a[name].dtype
+
+
+def test_several_alphas_are_each_alone() -> None:
+    groups, permutations = shuffle("vgg_batch_norm")
+    a, b = map(state_of, pair())
+    options = {"groups": groups, "permutations": permutations}
+    alphas = (0, 0.25, 0.5, 1)
+    for alpha, state in zip(alphas, interpolate_states(a, b, alphas, **options), strict=True):
+        alone = interpolate_state(a, b, alpha, **options)
+        assert all(torch.equal(state[name], alone[name]) for name in a)
+
+
+def test_weight_sets_share_no_memory() -> None:
+    a, b = map(state_of, pair())
+    states = interpolate_states(a, b, [0, 0.5, 1])
+    memory = [t.untyped_storage().data_ptr() for s in (a, b, *states) for t in s.values()]
+    assert len(set(memory)) == len(memory)
+
+
+def test_a_whole_weight_set_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    op = ops.lerp_rescale
+    monkeypatch.setattr(ops, "lerp_rescale", lambda *a, **k: calls.append(a) or op(*a, **k))
+    groups, permutations = shuffle("vgg_batch_norm")
+    a, b = map(state_of, pair())
+    interpolate_states(a, b, [0.1, 0.9], groups=groups, permutations=permutations)
+    [(items, _)] = calls
+    assert len(items) == sum(tensor.is_floating_point() for tensor in a.values())
+    # The five tensors of a convolution and its norm share one index.
+    indices = [item.index_out for item in items if item.index_out is not None]
+    assert len({id(index) for index in indices}) <= len(indices) // 5
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 6), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_an_index_is_read_in_its_longest_blocks(blocks: int, size: int, random: Random) -> None:
+    order = list(range(blocks))
+    random.shuffle(order)
+    index = torch.tensor([block * size + place for block in order for place in range(size)])
+    segment, found = _in_segments(index)
+    assert segment % size == 0
+    assert torch.equal((found[:, None] * segment + torch.arange(segment)).flatten(), index)
+
+
+def test_an_axis_beyond_the_second_is_permuted_first() -> None:
+    positions = torch.arange(3)[:, None]
+    slices = tuple(AxisSlice("w", axis, positions) for axis in (0, 2))
+    groups = {"g": rk.PermutationGroup("g", 3, slices, {}, "tap")}
+    permutations = {"g": rk.Permutation([2, 0, 1])}
+    a, b = ({"w": torch.randn(3, 2, 3)} for _ in "ab")
+    fused = interpolate_state(a, b, 0.3, groups=groups, permutations=permutations)
+    apart = interpolate_state(a, permute_state(b, groups, permutations), 0.3)
+    assert torch.equal(fused["w"], apart["w"])
+
+
+def test_moved_integers_follow() -> None:
+    groups = {
+        "g": rk.PermutationGroup("g", 3, (AxisSlice("n", 0, torch.arange(3)[:, None]),), {}, "tap")
+    }
+    a, b = {"n": torch.tensor([1, 2, 3])}, {"n": torch.tensor([5, 7, 9])}
+    permutations = {"g": rk.Permutation([2, 0, 1])}
+    found = interpolate_state(a, b, 1, groups=groups, permutations=permutations)
+    assert found["n"].tolist() == [9, 5, 7]
+
+
+def test_complex_weights_are_refused() -> None:
+    state = {"w": torch.ones(2, dtype=torch.complex64)}
+    with pytest.raises(ArgumentError, match="must be a dense tensor of float32.*complex64"):
+        interpolate_state(state, state, 0.5)
 
 
 # Bad input

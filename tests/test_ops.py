@@ -56,6 +56,7 @@ def test_paired_moments_refuse_an_unknown_precision():
         ops.paired_moments(ROWS, ROWS, precision="fp8")
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_paired_moments_refuse_an_unknown_cross():
     with pytest.raises(ArgumentError, match='`cross` must be True, False or "diagonal", got \'all'):
         ops.paired_moments(ROWS, ROWS, cross="all")

@@ -23,6 +23,7 @@ from ..reference.sums import ChannelSums
 from .chan import held_positions, load_split, store_moments
 from .devices import Device, device_of, on_its_device
 from .positions import (
+    SIZES,
     Positions,
     Unit,
     add_up,
@@ -47,12 +48,12 @@ class LaunchConfig:
         """Return the number of splits that `n` positions take."""
         return triton.cdiv(n, self.split_size)
 
-    def group(self, unit: Unit, itemsize: int, lanes: int) -> int:
+    def group(self, unit: Unit, align: int, itemsize: int, lanes: int) -> int:
         """Return the rows of a block over which its threads spread; see `add_up`."""
-        vector = 16 // itemsize
+        vector = min(align, 16 // itemsize)
         if unit == "place":
             return max(1, self.block_n // vector)
-        across = max(1, self.block_c // vector) if unit == "channel" else self.block_c
+        across = max(1, self.block_c // vector)
         return min(self.block_n, max(1, self.num_warps * lanes // across))
 
 
@@ -66,9 +67,12 @@ def launch_config(
     dtype: torch.dtype,
     device: Device,
     unit: Unit = "channel",
+    align: int = 16,
     tensors: int = 1,
 ) -> LaunchConfig:
     """Choose the sizes for `n` positions and `c` channels of so many tensors.
+
+    Loads run along the axis `unit` and start at multiples of `align` values.
 
     Reasoned and compiled, not measured yet. A program of 8 warps asks for 32 KiB at once, 16 bytes
     a thread along the axis of stride one; two such programs on a processor are 64 KiB in flight,
@@ -78,7 +82,8 @@ def launch_config(
     if device.is_interpreted:  # a block costs the same there, whatever its size
         block_c, block_n = min(64, triton.next_power_of_2(c)), (64 if n <= 1024 else 512)
     else:
-        values = 32 * 1024 // (dtype.itemsize * tensors)
+        # 32 KiB are 8 loads of 16 bytes for each of 256 threads. Never more than 16 loads.
+        values = min(32 * 1024 // dtype.itemsize, 16 * 256 * align) // tensors
         line = 128 // dtype.itemsize
         if unit == "place":  # a warp covers 64 to 512 bytes of a channel, and several channels
             block_n = min(4 * line, max(line, triton.next_power_of_2(n)))
@@ -92,7 +97,7 @@ def launch_config(
     return LaunchConfig(block_n, block_c, min(split_size, LONGEST_SPLIT), num_warps=8, num_stages=1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _channel_moments_partial_kernel(
     x_ptr,  # (images, c, places), by strides
     vectors_ptr,  # out, (3, splits, c): pivot, Σ (x - pivot), Σ (x - pivot)²
@@ -115,12 +120,15 @@ def _channel_moments_partial_kernel(
     blocks_c = tl.cdiv(c, BLOCK_C)
     pid_s = (tl.program_id(0) // blocks_c).to(tl.int64)
     pid_c = (tl.program_id(0) % blocks_c).to(tl.int64)
+    split_size = multiple(split_size, 16)  # blocks of positions are
     if UNIT == "place":
         places = multiple(places, ALIGN)
         stride_xc = multiple(stride_xc, ALIGN)
+        stride_xp = 1
     elif UNIT == "channel":
         c = multiple(c, ALIGN)
         stride_xp = multiple(stride_xp, ALIGN)
+        stride_xc = 1
     if not ROWS:
         stride_xn = multiple(stride_xn, ALIGN)
     offs_c = pid_c * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -162,7 +170,7 @@ def _channel_moments_partial_kernel(
     tl.store(vector_ptrs + 2 * length, tl.sum(acc_squares.to(tl.float64), axis=0), mask=mask_c)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _channel_moments_combine_kernel(
     vectors_ptr,  # (3, splits, c)
     mean_ptr,  # out, (c,)
@@ -205,7 +213,7 @@ def channel_moments(x: Tensor, *, channel_dim: int = 1) -> ChannelSums:
         return ChannelSums(mean.zero_(), m2.zero_())
     device = device_of(x.device)
     unit = addressing["UNIT"]
-    config = launch_config(n, c, x.dtype, device, unit)
+    config = launch_config(n, c, x.dtype, device, unit, addressing["ALIGN"])
     splits = config.splits(n)
     vectors = mean.new_empty(3, splits, c)
     _channel_moments_partial_kernel[(splits * triton.cdiv(c, config.block_c),)](
@@ -219,7 +227,7 @@ def channel_moments(x: Tensor, *, channel_dim: int = 1) -> ChannelSums:
         **addressing,
         ACC=tl.float64 if x.dtype == torch.float64 else tl.float32,
         WIDE=positions.needs_64_bits(config.split_size, config.block_n),
-        GROUP=config.group(unit, x.itemsize, device.lanes),
+        GROUP=config.group(unit, addressing["ALIGN"], x.itemsize, device.lanes),
         BLOCK_N=config.block_n,
         BLOCK_C=config.block_c,
         num_warps=config.num_warps,

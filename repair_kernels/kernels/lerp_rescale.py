@@ -259,16 +259,17 @@ def lerp_rescale(items: Sequence[Lerp], alphas: Sequence[float]) -> list[list[Te
     if n and outs:
         config = launch_config(n, device_of(items[0].a.device))
         table = lerp_table(items, alphas, outs, config.vectors, config.block)
-        _launch(table.words, table, len(alphas), config)
+        launch(table.words, table, config)
     return outs
 
 
 @on_its_device
-def _launch(words: Tensor, table: LerpTable, n_alphas: int, config: LaunchConfig) -> None:
+def launch(words: Tensor, table: LerpTable, config: LaunchConfig) -> None:
+    """Start the kernel on the device of the table's words."""
     _lerp_rescale_kernel[(table.n_blocks,)](
         table_ptr=words,
         n_rows=table.n_rows,
-        n_alphas=n_alphas,
+        n_alphas=table.n_alphas,
         BODIES=table.bodies,
         WIDE=table.wide,
         VECTORS=config.vectors,

@@ -48,6 +48,7 @@ class LerpTable:
 
     words: Tensor
     n_rows: int
+    n_alphas: int
     n_blocks: int
     bodies: int  # one bit for each value of BODY that occurs
     wide: bool  # whether numbers of elements need 64 bits
@@ -111,7 +112,7 @@ def lerp_table(
     parts = [torch.frombuffer(array("q", first + fields + targets), dtype=torch.int64), *packed]
     torch.cat(parts, out=host)
     words.copy_(host, non_blocking=True)
-    return LerpTable(words, len(rows), n_blocks, bodies, wide, held)
+    return LerpTable(words, len(rows), len(alphas), n_blocks, bodies, wide, held)
 
 
 def empty_like(a: Tensor, segment: int = 1) -> Tensor:

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from .chan import held_positions, store_moments
 from .paired_tiles import tile_pair
+from .positions import SIZES
 
 
 @triton.jit
@@ -30,7 +31,7 @@ def _load_shift(pivots_ptr, offs_s, offs, splits, length, first):
     return tl.where(mask, pivot - first[None, :], 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _paired_moments_combine_kernel(
     pivots_ptr,  # these three as `_paired_moments_partial_kernel` writes them
     sums_ptr,

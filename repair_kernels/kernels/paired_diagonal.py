@@ -19,6 +19,7 @@ from .chan import held_positions, load_split, store_moments
 from .channel_moments import channel_moments, launch_config
 from .devices import device_of, on_its_device
 from .positions import (
+    SIZES,
     Positions,
     add_up,
     addressed_alike,
@@ -28,7 +29,7 @@ from .positions import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _paired_diagonal_partial_kernel(
     a_ptr,  # (images, c, places), by strides
     b_ptr,
@@ -56,14 +57,19 @@ def _paired_diagonal_partial_kernel(
     blocks_c = tl.cdiv(c, BLOCK_C)
     pid_s = (tl.program_id(0) // blocks_c).to(tl.int64)
     pid_c = (tl.program_id(0) % blocks_c).to(tl.int64)
+    split_size = multiple(split_size, 16)  # blocks of positions are
     if UNIT == "place":
         places = multiple(places, ALIGN)
         stride_ac = multiple(stride_ac, ALIGN)
         stride_bc = multiple(stride_bc, ALIGN)
+        stride_ap = 1
+        stride_bp = 1
     elif UNIT == "channel":
         c = multiple(c, ALIGN)
         stride_ap = multiple(stride_ap, ALIGN)
         stride_bp = multiple(stride_bp, ALIGN)
+        stride_ac = 1
+        stride_bc = 1
     if not ROWS:
         stride_an = multiple(stride_an, ALIGN)
         stride_bn = multiple(stride_bn, ALIGN)
@@ -124,7 +130,7 @@ def _paired_diagonal_partial_kernel(
         tl.store(ptrs + 6 * length, tl.sum(acc_products.to(tl.float64), axis=0), mask=mask_c)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _paired_diagonal_combine_kernel(
     vectors_ptr,  # (7, splits, c)
     mean_a_ptr,  # out, (c,), as all below
@@ -192,7 +198,7 @@ def paired_diagonal(a: Tensor, b: Tensor, *, channel_dim: int, diagonal: bool) -
         return PairedSums(*sums_a, *sums_b, None, none)
     device = device_of(a.device)
     unit = addressing["UNIT"]
-    config = launch_config(n, c, a.dtype, device, unit, tensors=2)
+    config = launch_config(n, c, a.dtype, device, unit, addressing["ALIGN"], tensors=2)
     splits = config.splits(n)
     vectors = torch.empty(7, splits, c, dtype=torch.float64, device=a.device)
     _paired_diagonal_partial_kernel[(splits * triton.cdiv(c, config.block_c),)](
@@ -209,7 +215,7 @@ def paired_diagonal(a: Tensor, b: Tensor, *, channel_dim: int, diagonal: bool) -
         **addressing,
         ACC=tl.float64 if a.dtype == torch.float64 else tl.float32,
         WIDE=positions_a.needs_64_bits(config.split_size, config.block_n),
-        GROUP=config.group(unit, a.itemsize, device.lanes),
+        GROUP=config.group(unit, addressing["ALIGN"], a.itemsize, device.lanes),
         BLOCK_N=config.block_n,
         BLOCK_C=config.block_c,
         num_warps=config.num_warps,

@@ -14,7 +14,7 @@ Cost:  2·n·c·itemsize bytes, each activation once per tile row or column (the
 Truth: `reference/paired_moments.py`. Source: REPAIR (Jordan et al., 2023), eq. 2.
 """
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import triton
@@ -47,45 +47,74 @@ def launch_config(
     device: Device,
     precision: str = "tf32x3",
     joint: bool = False,
+    align: int = 16,
 ) -> LaunchConfig:
-    """Choose the sizes for `n` positions. Reasoned and compiled for no spills, not measured yet."""
-    block_n, block_c, num_warps, num_stages = _tile(n, max(c_a, c_b), dtype, device, precision)
-    pairs = pairs_of_tiles(c_a, c_b, block_c, joint)
+    """Choose the sizes for `n` positions whose loads start at multiples of `align` values.
+
+    Reasoned and compiled for no spills, not measured yet. As many programs run at a time as the
+    chip has places, all of one split side by side.
+    """
+    load_bytes = min(16, align * dtype.itemsize)
+    tile = _tile(n, max(c_a, c_b), dtype, device, precision, load_bytes)
+    pairs = pairs_of_tiles(c_a, c_b, tile.block_c, joint)
     # The float32 sums of one split stay within the budget (see `paired_tiles.py`), and a split is
-    # at least so long that reading its part of the activations takes longer than its products.
+    # so long that its activations outweigh its partial products, 4 bytes for each pair.
     longest = min(max(2**13, 4 * triton.next_power_of_2(max(c_a, c_b))), 2**15)
     shortest = 64 if device.is_interpreted else 256
-    split_size = max(triton.cdiv(n, _wanted_splits(pairs, device)), shortest)
-    split_size = min(triton.cdiv(split_size, block_n) * block_n, longest)
-    return LaunchConfig(block_n, block_c, split_size, num_warps, num_stages)
+    splits = _splits_that_fill(tile.resident * device.processors, pairs)
+    split_size = min(max(triton.cdiv(n, splits), shortest), longest)
+    split_size = triton.cdiv(split_size, tile.block_n) * tile.block_n
+    return LaunchConfig(tile.block_n, tile.block_c, split_size, tile.num_warps, tile.num_stages)
 
 
-def _wanted_splits(pairs: int, device: Device) -> int:
-    """Return the number of splits that leaves the fewest processors idle in the last round."""
+def _splits_that_fill(places: int, pairs: int) -> int:
+    """Return a number of splits that leaves few of the chip's places empty in the last round."""
 
-    def busy(splits: int) -> float:
+    def filled(splits: int) -> float:
         programs = splits * pairs
-        return programs / (triton.cdiv(programs, device.processors) * device.processors)
+        return programs / (triton.cdiv(programs, places) * places)
 
-    most = max(1, device.processors // pairs)
-    # More rounds, and with them more partial sums, only where one round leaves a tenth idle.
-    return next((k for k in range(most, 4 * most + 1) if busy(k) >= 0.9), most)
+    fewest = max(1, places // pairs)
+    # More rounds, and with them more partial sums, only where one leaves a tenth empty.
+    return next((k for k in range(fewest, 4 * fewest + 1) if filled(k) >= 0.9), fewest)
+
+
+class _Tile(NamedTuple):
+    block_n: int
+    block_c: int
+    num_warps: int
+    num_stages: int
+    resident: int  # programs that one processor holds at a time
 
 
 def _tile(
-    n: int, c: int, dtype: torch.dtype, device: Device, precision: str
-) -> tuple[int, int, int, int]:
-    """Return block_n, block_c, num_warps and num_stages."""
+    n: int, c: int, dtype: torch.dtype, device: Device, precision: str, load_bytes: int
+) -> _Tile:
+    """Choose what one program holds: no more than registers do, and 32 KiB and more in flight.
+
+    More than 64 channels are bound by their products, or would be by the L2 cache if tiles were
+    smaller: tiles of 128 take all registers of a processor. Up to 64 channels are bound by memory:
+    one tile, blocks of 32 KiB. Up to 32 a program is small, and several share a processor.
+    """
     if device.is_interpreted:  # a block costs the same there, whatever its size
-        return (64 if n <= 1024 else 512), 64, 8, 2
+        return _Tile(64 if n <= 1024 else 512, 64, 8, 2, 1)
     if dtype == torch.float64:
-        return 32, 32, 8, 2
+        return _Tile(16, 64, 8, 2, 1)
+    width = max(16, min(128, triton.next_power_of_2(c)))
+    per_block = 2 if dtype in SIXTEEN_BIT else 1  # both fill the same 32 KiB
     if precision == "ieee":  # products without tensor cores
-        return 16, 64, 8, 2
-    width = min(128, max(16, triton.next_power_of_2(c)))
-    if dtype in SIXTEEN_BIT:
-        return 64, width, 8, 3
-    return 32, width, 8, (2 if precision == "tf32x3" else 3)
+        return _Tile(16, max(32, width), 8, 2, 1 if width == 128 else 2)
+    if load_bytes < 8 and width > 32:  # many addresses, which take registers
+        return _Tile(32, 64, 8, 3, 1)
+    if precision == "tf32x3":  # both parts of each factor are held at once
+        large, medium = _Tile(32, 128, 8, 2, 1), _Tile(32, 64, 4, 3, 2)
+    else:
+        large, medium = _Tile(32 * per_block, 128, 8, 3, 1), _Tile(64 * per_block, 64, 8, 3, 1)
+    if device.arch not in ("sm_90", "sm_100"):  # both operands pass through registers
+        large = large._replace(block_n=large.block_n // 2)
+    if width > 32:
+        return large if width == 128 else medium
+    return _Tile(medium.block_n, width, 4, 4, 4)
 
 
 @on_its_device
@@ -111,7 +140,7 @@ def paired_moments(
     n = positions_a.n
     device = device_of(a.device)
     dot_precision = _dot_precision(a.dtype, precision, device)
-    config = launch_config(n, c_a, c_b, a.dtype, device, dot_precision, joint)
+    config = launch_config(n, c_a, c_b, a.dtype, device, dot_precision, joint, addressing["ALIGN"])
     splits = config.splits(n)
     tiles_a, tiles_b = triton.cdiv(c_a, config.block_c), triton.cdiv(c_b, config.block_c)
     pairs = pairs_of_tiles(c_a, c_b, config.block_c, joint)
@@ -134,7 +163,6 @@ def paired_moments(
         "sums_ptr": torch.empty(2, splits, turns, length, **new),
         "products_ptr": a.new_empty(splits, pairs, config.block_c, config.block_c, dtype=acc),
     }
-    unit = addressing["UNIT"]
     _paired_moments_partial_kernel[(splits * pairs,)](
         a_ptr=positions_a.view,
         b_ptr=positions_b.view,
@@ -146,8 +174,8 @@ def paired_moments(
         JOINT=joint,
         **addressing,
         WIDE=positions_a.needs_64_bits(config.split_size, config.block_n),
-        **_multiplication(a.dtype, dot_precision, unit, device),
-        GROUP=config.group(unit, a.itemsize, device.lanes),
+        **_multiplication(a.dtype, dot_precision, addressing["UNIT"], device),
+        GROUP=_group(config, addressing, a.itemsize, device.lanes),
         BLOCK_N=config.block_n,
         BLOCK_C=config.block_c,
         num_warps=config.num_warps,
@@ -184,6 +212,13 @@ def paired_moments(
         num_stages=1,
     )
     return PairedSums(**sums)
+
+
+def _group(config: LaunchConfig, addressing: dict[str, Any], itemsize: int, lanes: int) -> int:
+    """Return the rows over which sums are kept apart, at most 8 values for each thread."""
+    threads = config.num_warps * lanes
+    group = config.group(addressing["UNIT"], addressing["ALIGN"], itemsize, lanes)
+    return min(group, max(1, 8 * threads // config.block_c))
 
 
 def _sums_without_pairs(a: Tensor, b: Tensor, channel_dim: int, joint: bool) -> PairedSums:

@@ -24,7 +24,7 @@ independent and meet in float64. Without a pivot the sums are up to 1 + SNAP² t
 import triton
 import triton.language as tl
 
-from .positions import add_up, first_position, multiple, position_offsets
+from .positions import SIZES, add_up, first_position, multiple, position_offsets
 
 
 @triton.jit
@@ -57,7 +57,7 @@ def _pivot(x, held, SNAP: tl.constexpr):
     return mean
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _paired_moments_partial_kernel(
     a_ptr,  # (images, c_a, places), by strides
     b_ptr,  # (images, c_b, places), by strides
@@ -99,15 +99,20 @@ def _paired_moments_partial_kernel(
     pid = tl.program_id(0)
     pid_s = (pid // pairs).to(tl.int64)
     i, j = tile_pair(pid % pairs, tiles_a, tiles_b, JOINT)
+    split_size = multiple(split_size, 16)  # blocks of positions are
     if UNIT == "place":
         places = multiple(places, ALIGN)
         stride_ac = multiple(stride_ac, ALIGN)
         stride_bc = multiple(stride_bc, ALIGN)
+        stride_ap = 1
+        stride_bp = 1
     elif UNIT == "channel":
         c_a = multiple(c_a, ALIGN)
         c_b = multiple(c_b, ALIGN)
         stride_ap = multiple(stride_ap, ALIGN)
         stride_bp = multiple(stride_bp, ALIGN)
+        stride_ac = 1
+        stride_bc = 1
     if not ROWS:
         stride_an = multiple(stride_an, ALIGN)
         stride_bn = multiple(stride_bn, ALIGN)
@@ -155,17 +160,17 @@ def _paired_moments_partial_kernel(
     base_x_ptrs = x_ptr + origin_x + offs_x[None, :] * stride_xc  # [1, BLOCK_C]
     base_y_ptrs = y_ptr + origin_y + offs_y[None, :] * stride_yc
 
-    offs_n = tl.arange(0, BLOCK_N)
-    mask_n = (offs_n < size)[:, None]
+    head_n = tl.arange(0, BLOCK_N)
+    mask_n = (head_n < size)[:, None]
     held = tl.minimum(size, BLOCK_N)
-    x_ptrs = position_offsets(skip + offs_n, places, stride_xn, stride_xp, ROWS)[:, None]
-    y_ptrs = position_offsets(skip + offs_n, places, stride_yn, stride_yp, ROWS)[:, None]
-    x = tl.load(base_x_ptrs + x_ptrs, mask=mask_n & mask_x[None, :], other=0.0).to(ACC)
-    y = tl.load(base_y_ptrs + y_ptrs, mask=mask_n & mask_y[None, :], other=0.0).to(ACC)
+    head_x = position_offsets(skip + head_n, places, stride_xn, stride_xp, ROWS)[:, None]
+    head_y = position_offsets(skip + head_n, places, stride_yn, stride_yp, ROWS)[:, None]
+    head_x = tl.load(base_x_ptrs + head_x, mask=mask_n & mask_x[None, :], other=0.0).to(ACC)
+    head_y = tl.load(base_y_ptrs + head_y, mask=mask_n & mask_y[None, :], other=0.0).to(ACC)
     # Of the values' own precision, which keeps x - pivot exact where x lies within a factor 2 of it
     # (Sterbenz), as 16-bit deviations far from zero do.
-    pivot_x = _pivot(x, held, SNAP).to(a_ptr.dtype.element_ty).to(ACC)  # [BLOCK_C]
-    pivot_y = _pivot(y, held, SNAP).to(a_ptr.dtype.element_ty).to(ACC)
+    pivot_x = _pivot(head_x, held, SNAP).to(a_ptr.dtype.element_ty).to(ACC)  # [BLOCK_C]
+    pivot_y = _pivot(head_y, held, SNAP).to(a_ptr.dtype.element_ty).to(ACC)
 
     acc_products = tl.zeros([BLOCK_C, BLOCK_C], ACC)
     acc_sum_x = tl.zeros([GROUP, BLOCK_C], ACC)
@@ -180,6 +185,7 @@ def _paired_moments_partial_kernel(
         if HAS_RAW:
             chosen = (pivots > 0).to(tl.int32) == CENTRED
         if chosen:
+            wait_x, wait_y = turn_x, turn_y
             for start in range(0, size, BLOCK_N):
                 offs_n = tl.cast(start, size.dtype) + tl.arange(0, BLOCK_N)
                 valid_x = (offs_n < size)[:, None] & mask_x[None, :]
@@ -192,21 +198,22 @@ def _paired_moments_partial_kernel(
                 if CENTRED:
                     x = tl.where(valid_x, x.to(ACC) - pivot_x[None, :], 0.0)
                     y = tl.where(valid_y, y.to(ACC) - pivot_y[None, :], 0.0)
-                    left, right = x.to(DOT), y.to(DOT)
-                else:
-                    left, right = x.to(RAW_DOT), y.to(RAW_DOT)
-                # Not into `acc_products`: see the module on truncation.
-                acc_products += tl.dot(
-                    tl.trans(left), right, input_precision=PRECISION, out_dtype=ACC
-                )
-                if start // BLOCK_N % turns_x == turn_x:
+                if wait_x == 0:
+                    wait_x += turns_x
                     values = x.to(ACC)
                     acc_sum_x += add_up(values, GROUP, UNIT)
                     acc_squares_x += add_up(values * values, GROUP, UNIT)
-                if start // BLOCK_N % turns_y == turn_y:
+                if wait_y == 0:
+                    wait_y += turns_y
                     values = y.to(ACC)
                     acc_sum_y += add_up(values, GROUP, UNIT)
                     acc_squares_y += add_up(values * values, GROUP, UNIT)
+                x = x.to(DOT if CENTRED else RAW_DOT)
+                y = y.to(DOT if CENTRED else RAW_DOT)
+                # Not into `acc_products`: see the module on truncation.
+                acc_products += tl.dot(tl.trans(x), y, input_precision=PRECISION, out_dtype=ACC)
+                wait_x -= 1
+                wait_y -= 1
 
     offs_product = offs_c[:, None] * BLOCK_C + offs_c[None, :]
     tl.store(products_ptr + pid.to(tl.int64) * (BLOCK_C * BLOCK_C) + offs_product, acc_products)

@@ -2,8 +2,9 @@
 
 Kernels load 16 bytes at a time only where the compiler can prove that neighbours lie side by side
 and start at a multiple of 16 bytes. So a launch says which axis has stride one (`UNIT`) and a power
-of two (`ALIGN`) that divides the other strides and the length of that axis: 14 × 14 images or 24
-channels are no multiple of 16, which is all that Triton looks for by itself.
+of two (`ALIGN`) that divides the other strides and the length of that axis. Triton by itself would
+look at each argument, for 1 or a multiple of 16 only: 14 × 14 images or 24 channels are neither,
+and every batch of another size would compile its own kernel.
 """
 
 import math
@@ -16,6 +17,13 @@ import triton.language as tl
 from torch import Tensor
 
 Unit = Literal["place", "channel", "none"]
+
+# Arguments of the kernels for which none is compiled anew, see above.
+SIZES = (
+    *("n_samples", "c", "c_a", "c_b", "places", "splits", "split_size"),
+    *("tiles_a", "tiles_b", "pairs", "turns"),
+    *(f"stride_{tensor}{axis}" for tensor in "abx" for axis in "ncp"),
+)
 
 
 @triton.jit

@@ -60,11 +60,12 @@ def _lerp(a: Tensor, b: Tensor, alpha: float, out: Tensor | None) -> Tensor:
     their sum but for one rounding, even where a and b cancel; the difference is not. Of 16-bit
     values it is, in the float32 that `torch.lerp` then uses.
     """
-    if out is None and (a.stride() != b.stride() or alpha in (0, 1)):
-        out = torch.empty_like(a)
     if alpha in (0, 1):
         # The ends are copies: products with 0 and 1 lose -0.0 and turn infinity into NaN.
+        out = torch.empty_like(a) if out is None else out
         return out.copy_(b if alpha else a)
+    if out is None and a.stride() != b.stride():
+        out = torch.empty_like(a)
     if alpha == 0.5 and a.element_size() >= 4:
         return torch.add(a, b, out=out).mul_(0.5)
     near, far, weight = (a, b, alpha) if alpha < 0.5 else (b, a, 1 - alpha)

@@ -7,7 +7,11 @@ from hypothesis import strategies as st
 
 from repair_kernels import kernels, reference
 from repair_kernels.kernels.devices import INTERPRETER, KNOWN
-from repair_kernels.kernels.paired_moments import _dot_precision, launch_config
+from repair_kernels.kernels.paired_moments import (
+    _dot_precision,
+    launch_config,
+    pairs_of_tiles,
+)
 from tests import budget
 from tests.kernels.layouts import LAYOUTS
 
@@ -104,12 +108,32 @@ def test_no_positions_or_no_channels_gives_zeros(shapes, device):
         assert kernel.tolist() == expected.tolist()
 
 
-def test_without_cross_only_the_moments_of_both(device):
-    a, b = torch.randn(70, 5, device=device), torch.randn(70, 3, device=device)
-    sums = kernels.paired_moments(a, b, cross=False)
-    assert sums.cross is None
-    budget.moments_within(sums[:2], reference.channel_moments(a), a, 1)
-    budget.moments_within(sums[2:4], reference.channel_moments(b), b, 1)
+@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("n", [1, 15, 47, 48, 49, 97])
+def test_split_and_tile_boundaries(n, dtype, device):
+    # Splits of 48 positions in blocks of 16, tiles of 16 channels: turns go round unevenly.
+    check((torch.randn(n, 33) + 2).to(device, dtype), torch.randn(n, 49).to(device, dtype))
+
+
+@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.parametrize("precision", ["tf32x3", "tf32"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_channels_that_need_a_pivot_and_others_that_do_not(dtype, precision, device):
+    # Channels 0 to 15 need none, 16 to 31 some, 32 to 47 all: the pairs of tiles take both loops.
+    offset = torch.zeros(48)
+    offset[20], offset[32:] = 50.0, -200.0
+    a, b = torch.randn(2, 5, 48, 20) + offset[:, None]
+    check(a.to(device, dtype), b[:, :40].to(device, dtype), precision=precision)
+    check(a.to(device, dtype).transpose(1, 2), b.to(device, dtype).transpose(1, 2), 2, precision)
+
+
+def test_a_first_block_unlike_the_rest_costs_nothing(device):
+    # The pivot of the first block says 0, and 1e4 follows; or 1e4, and 0 follows.
+    a = torch.randn(512, 2)
+    a[64:, 0] += 1e4
+    a[:64, 1] += 1e4
+    check(a.to(device), torch.randn(512, 3).to(device))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -164,3 +188,21 @@ def test_launch_config_covers_all_positions_once(n, c, device, precision):
 )
 def test_products_are_never_less_exact_than_asked_for(arch, dtype, asked, given):
     assert _dot_precision(dtype, asked, KNOWN[arch]) == given
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("c", [64, 128, 256, 512, 1024, 2048])
+def test_launch_config_fills_the_chip_where_there_is_work(c, joint):
+    device = KNOWN["sm_90"]
+    config = launch_config(2**20, c, c, torch.bfloat16, device, "tf32", joint)
+    programs = config.splits(2**20) * pairs_of_tiles(c, c, config.block_c, joint)
+    rounds = -(-programs // device.processors)
+    assert programs >= 0.85 * rounds * device.processors
+
+
+def test_launch_config_keeps_float32_sums_short_and_partial_sums_small():
+    for c in (16, 64, 512, 4096, 2**14):
+        config = launch_config(2**24, c, c, torch.float32, KNOWN["sm_90"], "tf32x3")
+        assert config.split_size <= max(2**13, 4 * c) <= 2**16
+        # Partial sums, 4 bytes a pair, beside the activations that they are made of.
+        assert 4 * c * c / (2 * 4 * c * config.split_size) <= 0.13 or c > 2**13

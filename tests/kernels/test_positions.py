@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from repair_kernels import kernels
-from repair_kernels.kernels.positions import Positions
+from repair_kernels.kernels.positions import Positions, addressed_alike
 from tests.kernels.layouts import LAYOUTS
 
 
@@ -32,6 +32,44 @@ def test_channels_last_images_are_rows():
 def test_images_in_channel_order_are_not_rows():
     assert not Positions.of(torch.randn(2, 5, 3, 4), 1).is_rows
     assert Positions.of(torch.randn(1, 5, 3, 4), 1).is_rows
+
+
+def test_overlapping_windows_are_read_where_they_lie(device):
+    x = torch.randn(60, device=device)
+    for size, stride in (((20, 8), (1, 1)), ((5, 6, 4), (3, 2, 1)), ((6, 5), (0, 1))):
+        windows = x.as_strided(size, stride)
+        for cross in (True, "diagonal"):
+            read = kernels.paired_moments(windows, windows.flip(0), cross=cross)
+            copied = kernels.paired_moments(windows.clone(), windows.flip(0), cross=cross)
+            for one, other in zip(read[:4], copied[:4], strict=True):
+                torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels_last", "unit", "align"),
+    [
+        ((2, 64, 56, 56), False, "place", 16),
+        ((2, 64, 14, 14), False, "place", 4),
+        ((2, 64, 7, 7), False, "place", 1),
+        ((2, 24, 7, 7), True, "channel", 8),
+        ((2, 64, 7, 7), True, "channel", 16),
+        ((1, 3, 5, 4), True, "channel", 1),
+        ((8, 40), False, "channel", 8),
+    ],
+)
+def test_runs_and_their_alignment_are_told(shape, channels_last, unit, align):
+    x = torch.empty(shape)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    _, addressing = addressed_alike(Positions.of(x, 1), Positions.of(x, 1))
+    assert (addressing["UNIT"], addressing["ALIGN"]) == (unit, align)
+
+
+def test_layouts_that_differ_have_no_common_run():
+    x = torch.empty(2, 16, 4, 4)
+    last = x.contiguous(memory_format=torch.channels_last)
+    _, addressing = addressed_alike(Positions.of(x, 1), Positions.of(last, 1))
+    assert addressing == {"ROWS": False, "UNIT": "none", "ALIGN": 1}
 
 
 def test_counting_in_64_bits_changes_nothing(monkeypatch, device):
