@@ -82,9 +82,12 @@ def test_counting_in_64_bits_changes_nothing(monkeypatch, device):
 
 
 def test_images_of_2_31_places_are_counted_in_64_bits():
-    x = torch.empty(1, 2, 1).expand(1, 2, 2**31)
+    x = torch.empty(2, 2, 1).expand(2, 2, 2**31)
     assert Positions.of(x, 1).needs_64_bits(64, 64)
     assert not Positions.of(x[:, :, : 2**30], 1).needs_64_bits(64, 64)
+    # Within one image they are counted from the start of the split.
+    assert not Positions.of(x[:1], 1).needs_64_bits(64, 64)
+    assert Positions.of(x[:1], 1).needs_64_bits(2**31 - 64, 64)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the memory must cost nothing until touched")
