@@ -24,7 +24,7 @@ from torch import Tensor
 from ..reference.sums import PairedSums
 from .channel_moments import LaunchConfig
 from .devices import Device, device_of, on_its_device
-from .paired_combine import _paired_moments_combine_kernel
+from .paired_combine import _paired_moments_combine_kernel, combine_blocks
 from .paired_diagonal import paired_diagonal
 from .paired_tiles import _paired_moments_partial_kernel
 from .positions import Positions, addressed_alike
@@ -191,23 +191,18 @@ def paired_moments(
     if joint:
         sums["within_a"] = torch.empty(c_a, c_a, **new)
         sums["within_b"] = torch.empty(c_b, c_b, **new)
-    # 4,096 float64 values at once: what the registers of 4 warps hold with room to spare.
-    turns_at_once = triton.next_power_of_2(turns)
-    block_s = min(64, triton.next_power_of_2(splits), max(1, 256 // turns_at_once))
-    block_y = min(config.block_c, 16 if block_s >= 16 else 32)
-    block_x = min(config.block_c, 32, 4096 // (block_s * block_y))
-    parts = (config.block_c // block_x) * (config.block_c // block_y)
+    blocks = combine_blocks(splits, config.block_c, device.is_interpreted)
+    per_row = config.block_c // blocks["BLOCK_Y"]
+    programs = pairs * (config.block_c // blocks["BLOCK_X"]) * per_row
+    programs += (tiles_a + tiles_b) * per_row
     within = {"within_a_ptr": sums["cross"], "within_b_ptr": sums["cross"]}  # unused without joint
-    _paired_moments_combine_kernel[(pairs * parts,)](
+    _paired_moments_combine_kernel[(programs,)](
         **partial,
         **within | {f"{name}_ptr": values for name, values in sums.items()},
         **sizes,
         JOINT=joint,
-        TURNS=turns_at_once,
         BLOCK_C=config.block_c,
-        BLOCK_S=block_s,
-        BLOCK_X=block_x,
-        BLOCK_Y=block_y,
+        **blocks,
         num_warps=4,
         num_stages=1,
     )

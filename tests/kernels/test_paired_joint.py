@@ -1,9 +1,12 @@
 """`joint=True`: the sums within a and within b, in the same pass as those across."""
 
+import sys
+
 import pytest
 import torch
 
 from repair_kernels import kernels, reference
+from repair_kernels.kernels.paired_combine import combine_blocks
 from tests import budget
 from tests.kernels.layouts import LAYOUTS
 
@@ -60,6 +63,28 @@ def test_sums_within_are_exactly_symmetric_and_hold_m2(dtype, device):
 def test_every_pair_of_tiles_is_multiplied(c_a, c_b, device):
     # 2 to 6 tiles of 16 channels: even and odd numbers of them fold the triangle differently.
     check(torch.randn(60, c_a, device=device), torch.randn(60, c_b, device=device) + 1)
+
+
+@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.parametrize("n", [1, 60, 150])
+def test_a_tile_may_be_put_together_by_several_programs(n, monkeypatch, device):
+    # Blocks of 4 × 8 pairs in tiles of 16, and 2 splits of 48 positions at a time.
+    module = sys.modules["repair_kernels.kernels.paired_moments"]
+    blocks = {"BLOCK_S": 2, "BLOCK_X": 4, "BLOCK_Y": 8}
+    monkeypatch.setattr(module, "combine_blocks", lambda *_: blocks)
+    a, b = torch.randn(n, 17, device=device) + 2, torch.randn(n, 16, device=device)
+    joint = check(a, b)
+    alone = kernels.paired_moments(a, b)
+    assert torch.equal(alone.mean_b, joint.mean_b)
+
+
+@pytest.mark.parametrize("block_c", [16, 32, 64, 128])
+@pytest.mark.parametrize("splits", [1, 2, 3, 8, 33, 1000])
+def test_blocks_of_pairs_divide_a_tile_and_fit_into_registers(splits, block_c):
+    blocks = combine_blocks(splits, block_c)
+    assert block_c % blocks["BLOCK_X"] == block_c % blocks["BLOCK_Y"] == 0
+    assert blocks["BLOCK_S"] * blocks["BLOCK_X"] * blocks["BLOCK_Y"] <= 1024
+    assert 4 * blocks["BLOCK_Y"] >= 32  # bytes side by side
 
 
 def test_the_two_may_differ_in_layout(device):
