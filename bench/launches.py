@@ -197,12 +197,16 @@ class Recorder:
     def _note(self, grid: tuple[int, ...], arguments: dict[str, Any]) -> None:
         options = tuple((name, arguments.pop(name)) for name in OPTIONS)
         signature, constants, aligned, tensors, scalars = {}, {}, [], {}, {}
+        before: list[Tensor] = []
         for parameter in self.kernel.params:
             name, value = parameter.name, arguments[parameter.name]
             if isinstance(value, Tensor):
                 signature[name] = POINTERS[value.dtype]
                 aligned.append(name)
-                tensors[name] = value.numel() * value.element_size()
+                # An argument that a launch does not use may repeat another one.
+                repeats = any(value is other for other in before)
+                tensors[name] = 0 if repeats else value.numel() * value.element_size()
+                before.append(value)
             elif parameter.is_constexpr or (value == 1 and not parameter.do_not_specialize):
                 signature[name] = "constexpr"
                 constants[name] = value

@@ -76,14 +76,15 @@ def launch_config(
 
     Reasoned and compiled, not measured yet. A program of 8 warps asks for 32 KiB at once, 16 bytes
     a thread along the axis of stride one; two such programs on a processor are 64 KiB in flight,
-    more than bandwidth times latency (about 25 bytes/ns · 800 ns = 20 KiB on an H100). A block
-    is at least 128 bytes long along that axis, as far as the tensor is.
+    more than bandwidth times latency (about 25 bytes/ns · 800 ns = 20 KiB on an H100). Two tensors
+    have five sums for each pair of values: to fit into registers, four programs of half the size.
+    A block is at least 128 bytes long along that axis, as far as the tensor is.
     """
     if device.is_interpreted:  # a block costs the same there, whatever its size
         block_c, block_n = min(64, triton.next_power_of_2(c)), (64 if n <= 1024 else 512)
     else:
         # 32 KiB are 8 loads of 16 bytes for each of 256 threads. Never more than 16 loads.
-        values = min(32 * 1024 // dtype.itemsize, 16 * 256 * align) // tensors
+        values = min(32 * 1024 // dtype.itemsize, 16 * 256 * align) // tensors**2
         line = 128 // dtype.itemsize
         if unit == "place":  # a warp covers 64 to 512 bytes of a channel, and several channels
             block_n = min(4 * line, max(line, triton.next_power_of_2(n)))
@@ -91,7 +92,7 @@ def launch_config(
         else:
             block_c = min(line, triton.next_power_of_2(c))
         block_n = values // block_c
-    wanted = max(1, 2 * device.processors // triton.cdiv(c, block_c))
+    wanted = max(1, 2 * tensors * device.processors // triton.cdiv(c, block_c))
     blocks = triton.cdiv(n, block_n)
     split_size = triton.cdiv(blocks, min(wanted, blocks)) * block_n
     return LaunchConfig(block_n, block_c, min(split_size, LONGEST_SPLIT), num_warps=8, num_stages=1)

@@ -91,25 +91,31 @@ def _paired_diagonal_partial_kernel(
     base_a_ptrs = a_ptr + origin_a + offs_c[None, :] * stride_ac  # [1, BLOCK_C]
     base_b_ptrs = b_ptr + origin_b + offs_c[None, :] * stride_bc
 
-    pivot_a = tl.zeros([BLOCK_C], ACC)
-    pivot_b = tl.zeros([BLOCK_C], ACC)
-    acc_sum_a = tl.zeros([GROUP, BLOCK_C], ACC)
-    acc_sum_b = tl.zeros([GROUP, BLOCK_C], ACC)
-    acc_squares_a = tl.zeros([GROUP, BLOCK_C], ACC)
-    acc_squares_b = tl.zeros([GROUP, BLOCK_C], ACC)
-    acc_products = tl.zeros([GROUP, BLOCK_C], ACC)
-    for start in range(0, size, BLOCK_N):
+    offs_n = tl.arange(0, BLOCK_N)
+    mask = (offs_n < size)[:, None] & mask_c[None, :]
+    offs_a = position_offsets(skip + offs_n, places, stride_an, stride_ap, ROWS)
+    offs_b = position_offsets(skip + offs_n, places, stride_bn, stride_bp, ROWS)
+    a = tl.load(base_a_ptrs + offs_a[:, None], mask=mask, other=0.0).to(ACC)  # [BLOCK_N, BLOCK_C]
+    b = tl.load(base_b_ptrs + offs_b[:, None], mask=mask, other=0.0).to(ACC)
+    held = tl.minimum(size, BLOCK_N).to(ACC)
+    pivot_a = tl.sum(add_up(a, GROUP, UNIT), axis=0) / held  # [BLOCK_C]
+    pivot_b = tl.sum(add_up(b, GROUP, UNIT), axis=0) / held
+
+    a = tl.where(mask, a - pivot_a[None, :], 0.0)
+    b = tl.where(mask, b - pivot_b[None, :], 0.0)
+    acc_sum_a = add_up(a, GROUP, UNIT)  # [GROUP, BLOCK_C]
+    acc_sum_b = add_up(b, GROUP, UNIT)
+    acc_squares_a = add_up(a * a, GROUP, UNIT)
+    acc_squares_b = add_up(b * b, GROUP, UNIT)
+    acc_products = add_up(a * b, GROUP, UNIT)
+    for start in range(BLOCK_N, size, BLOCK_N):
         offs_n = tl.cast(start, size.dtype) + tl.arange(0, BLOCK_N)
         mask = (offs_n < size)[:, None] & mask_c[None, :]
         offs_a = position_offsets(skip + offs_n, places, stride_an, stride_ap, ROWS)
         offs_b = position_offsets(skip + offs_n, places, stride_bn, stride_bp, ROWS)
         a = tl.load(base_a_ptrs + offs_a[:, None], mask=mask, other=0.0).to(ACC)
         b = tl.load(base_b_ptrs + offs_b[:, None], mask=mask, other=0.0).to(ACC)
-        if start == 0:
-            held = tl.minimum(size, BLOCK_N).to(ACC)
-            pivot_a = tl.sum(add_up(a, GROUP, UNIT), axis=0) / held
-            pivot_b = tl.sum(add_up(b, GROUP, UNIT), axis=0) / held
-        a = tl.where(mask, a - pivot_a[None, :], 0.0)  # [BLOCK_N, BLOCK_C]
+        a = tl.where(mask, a - pivot_a[None, :], 0.0)
         b = tl.where(mask, b - pivot_b[None, :], 0.0)
         acc_sum_a += add_up(a, GROUP, UNIT)
         acc_sum_b += add_up(b, GROUP, UNIT)

@@ -103,7 +103,9 @@ def _tile(
     width = max(16, min(128, triton.next_power_of_2(c)))
     per_block = 2 if dtype in SIXTEEN_BIT else 1  # both fill the same 32 KiB
     if precision == "ieee":  # products without tensor cores
-        return _Tile(16, max(32, width), 8, 2, 1 if width == 128 else 2)
+        large, medium, small = (16, 128, 8), (16, 64, 4), (32, 32, 4)  # 16 bytes a thread and more
+        sizes = large if width == 128 else medium if width == 64 else small
+        return _Tile(*sizes, num_stages=2, resident=1 if width == 128 else 2)
     if load_bytes < 8 and width > 32:  # many addresses, which take registers
         return _Tile(32, 64, 8, 3, 1)
     if precision == "tf32x3":  # both parts of each factor are held at once
@@ -112,6 +114,8 @@ def _tile(
         large, medium = _Tile(32 * per_block, 128, 8, 3, 1), _Tile(64 * per_block, 64, 8, 3, 1)
     if device.arch not in ("sm_90", "sm_100"):  # both operands pass through registers
         large = large._replace(block_n=large.block_n // 2)
+    if device.is_hip and width == 64:  # as many registers for warps twice as wide
+        medium = medium._replace(block_n=medium.block_n // 2)
     if width > 32:
         return large if width == 128 else medium
     return _Tile(medium.block_n, width, 4, 4, 4)
