@@ -218,6 +218,18 @@ def test_strides_of_both_are_followed(device):
     check([Lerp(a, b, index_in=index), Lerp(b, a), Lerp(expanded, b), Lerp(a, expanded)], [0.4])
 
 
+def test_overlapping_and_expanded_memory_is_read_where_it_lies(device):
+    x = torch.randn(40, device=device)
+    pairs = [
+        (x.as_strided((6, 5, 3), (2, 3, 1)), x.as_strided((6, 5, 3), (1, 1, 1))),
+        (x[:5].expand(6, 5), x[:1].expand(6, 5)),
+        (x[:6, None].expand(6, 5), torch.zeros(1, 1, device=device).expand(6, 5)),
+    ]
+    (mixed,) = kernels.lerp_rescale([Lerp(a, b) for a, b in pairs], [0.25])
+    for out, (a, b) in zip(mixed, pairs, strict=True):
+        torch.testing.assert_close(out, torch.lerp(a, b, 0.25))
+
+
 def test_a_strided_index_is_followed(device):
     a, b = torch.randn(2, 4, 3, device=device)
     check([Lerp(a, b, index_out=torch.arange(8).flip(0)[::2] // 2)], [0.4])

@@ -45,6 +45,26 @@ def test_overlapping_windows_are_read_where_they_lie(device):
                 torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("shape", [(20, 8), (5, 6, 4), (1, 5), (7, 1)])
+def test_overlapping_and_expanded_memory_is_read_by_every_form(shape, device):
+    x = torch.randn(60, device=device)
+    overlapping = x.as_strided(shape, tuple(range(len(shape), 0, -1)))
+    expanded = x[:1].expand(shape)
+    for a in (overlapping, expanded):
+        b = a + 1
+        for read, copied in (
+            (kernels.channel_moments(a), kernels.channel_moments(a.clone())),
+            (
+                kernels.paired_moments(a, b, joint=True),
+                kernels.paired_moments(a.clone(), b, joint=True),
+            ),
+        ):
+            for one, other in zip(read, copied, strict=True):
+                assert (one is None) == (other is None)
+                if one is not None:
+                    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("shape", "channels_last", "unit", "align"),
     [
