@@ -24,6 +24,7 @@ __all__ = [
     "channel_moments",
     "lerp_rescale",
     "paired_moments",
+    "reads_once",
 ]
 
 BACKENDS = ("triton", "torch")
@@ -77,8 +78,8 @@ def paired_moments(
     cross: bool | Literal["diagonal"] = True,
     joint: bool = False,
     precision: str = "tf32x3",
-    near: tuple[Tensor, Tensor] | None = None,
-    out: Tensor | None = None,
+    moments: tuple[ChannelSums, ChannelSums] | None = None,
+    onto: Tensor | None = None,
     backend: str | None = None,
 ) -> PairedSums:
     """Compute the moments of two networks at one tap, and the cross sums of all channel pairs.
@@ -96,9 +97,10 @@ def paired_moments(
         precision: how a GPU multiplies float32: "tf32x3" (three tensor-core products, near
             float32), "tf32" (one), "ieee" (no tensor cores). A CPU has no tf32 and multiplies
             float32 as it is; products of 16-bit values are exact everywhere.
-        near: guesses of both means, as in `channel_moments`.
-        out: float64, shape (c_a, c_b): memory that `cross` may be written to, so that a CPU need
-            not find new memory for each batch.
+        moments: what `channel_moments` gave for `a` and for `b`, if it is there; it saves a CPU a
+            look at the data (a GPU finds the moments on the way).
+        onto: float64, shape (c_a, c_b): what `cross` is added to, in place, and then is. Sums over
+            many batches so need no memory for the sums of one.
         backend: None, "triton" or "torch"; see the module.
 
     Returns:
@@ -136,11 +138,20 @@ def paired_moments(
         )
     if precision not in PRECISIONS:
         raise ArgumentError(f"`precision` must be {_names(PRECISIONS)}, got {precision!r}")
+    if moments is not None and [len(sums.mean) for sums in moments] != [c_a, c_b]:
+        held = " and ".join(str(len(sums.mean)) for sums in moments)
+        raise ArgumentError(
+            f"`moments` must hold those of `a` and of `b`, for {c_a} and {c_b} channels, but they "
+            f"are of {held}"
+        )
+    if onto is not None:
+        _check_onto(onto, a, (c_a, c_b), cross)
     chosen = _backend(a, b, backend=backend)
-    hints = {"near": near, "out": out} if chosen is reference else {}
-    return chosen.paired_moments(
-        a, b, channel_dim=channel_dim, cross=cross, joint=joint, precision=precision, **hints
-    )
+    options = {"channel_dim": channel_dim, "cross": cross, "joint": joint, "precision": precision}
+    if chosen is reference:
+        return reference.paired_moments(a, b, **options, moments=moments, onto=onto)
+    sums = chosen.paired_moments(a, b, **options)
+    return sums if onto is None else sums._replace(cross=onto.add_(sums.cross))
 
 
 @overload
@@ -229,6 +240,14 @@ def lerp_rescale(
     return mixed[0] if is_point else mixed
 
 
+def reads_once(x: Tensor, backend: str | None = None) -> bool:
+    """Tell whether `paired_moments` reads such a tensor once for its moments and products alike.
+
+    Elsewhere the moments are better taken when an activation is fresh, and passed on.
+    """
+    return _backend(x, backend=backend) is not reference
+
+
 def _backend(*tensors: Tensor, backend: str | None) -> ModuleType:
     """Return the package that runs an op on these tensors: `kernels` or `reference`."""
     if backend not in (None, *BACKENDS):
@@ -276,6 +295,17 @@ def _check_same(a: Tensor, b: Tensor) -> None:
         raise ArgumentError(
             f"`a` and `b` must have one dtype and one device, but are {a.dtype} on {a.device} and "
             f"{b.dtype} on {b.device}; convert one of them"
+        )
+
+
+def _check_onto(onto: Tensor, a: Tensor, shape: tuple[int, int], cross: bool | str) -> None:
+    if cross is not True:
+        raise ArgumentError(f"`onto` needs `cross=True`, got `cross={cross!r}`; drop one")
+    _check_tensor("onto", onto)
+    if onto.shape != shape or onto.dtype != torch.float64 or onto.device != a.device:
+        raise ArgumentError(
+            f"`onto` must be float64 of shape {shape} on {a.device}, got {onto.dtype} of shape "
+            f"{_shape(onto)} on {onto.device}"
         )
 
 

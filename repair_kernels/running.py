@@ -47,7 +47,6 @@ class RunningMoments:
         self._batches = 0
         self._batch = self._empty_batch()
         self._products: dict[str, dict[str, Tensor]] = {}
-        self._scratch: dict[torch.Size, Tensor] = {}
         self._n: dict[Key, int] = {}
         self._places: list[Place] = []
         self._slices: dict[Key, slice] = {}
@@ -60,16 +59,20 @@ class RunningMoments:
         self._batch[network][tap, network] = n_samples, sums
 
     def add_pair(self, tap: str, n_samples: int, sums: PairedSums) -> None:
-        """Take what `ops.paired_moments` returned for networks 0 and 1 at a tap."""
+        """Take what `ops.paired_moments` returned for networks 0 and 1 at a tap.
+
+        A `cross` that was added to `onto` already is not added again.
+        """
         self.add(tap, 0, n_samples, ChannelSums(sums.mean_a, sums.m2_a))
         self.add(tap, 1, n_samples, ChannelSums(sums.mean_b, sums.m2_b))
         held = {name: getattr(sums, name) for name in PRODUCTS}
         held = {name: total for name, total in held.items() if total is not None}
-        if tap not in self._products:
-            self._products[tap] = {name: total.clone() for name, total in held.items()}
-            return
+        products = self._products.setdefault(tap, {})
         for name, total in held.items():
-            self._products[tap][name].add_(total)
+            if name not in products:
+                products[name] = total.clone()
+            elif products[name] is not total:
+                products[name].add_(total)
 
     def _empty_batch(self) -> list[dict[Key, tuple[int, ChannelSums]]]:
         """Return one dict per network: networks may be added to side by side."""
@@ -79,19 +82,17 @@ class RunningMoments:
         """Return one network's mean at a tap so far: a guess of the next batch's."""
         return self._mean[self._slices[tap, network]] if self._slices else None
 
-    def near_pair(self, tap: str) -> tuple[Tensor, Tensor] | None:
-        """Return the means of networks 0 and 1 at a tap so far."""
-        a, b = self.near(tap, 0), self.near(tap, 1)
-        return None if a is None or b is None else (a, b)
+    def added(self, tap: str) -> tuple[ChannelSums, ChannelSums] | None:
+        """Return what this batch gave for networks 0 and 1 at a tap, if it is there already."""
+        a, b = (self._batch[network].get((tap, network)) for network in (0, 1))
+        return None if a is None or b is None else (a[1], b[1])
 
-    def scratch(self, tap: str) -> Tensor | None:
-        """Return memory for the `cross` of one more batch, which `add_pair` is done with."""
-        total = self._products.get(tap, {}).get("cross")
-        if total is None:
-            return None
-        if total.shape not in self._scratch:
-            self._scratch[total.shape] = torch.empty_like(total)
-        return self._scratch[total.shape]
+    def onto(self, tap: str, c_a: int, c_b: int, device: torch.device) -> Tensor:
+        """Return the sums of products between two networks so far, for `cross` to be added to."""
+        products = self._products.setdefault(tap, {})
+        if "cross" not in products:
+            products["cross"] = torch.zeros(c_a, c_b, dtype=torch.float64, device=device)
+        return products["cross"]
 
     def end_batch(self) -> None:
         """Merge what was added since the last batch ended.

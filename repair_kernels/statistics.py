@@ -1,9 +1,9 @@
 """Statistics of two networks at every tap, in one pass over the data.
 
 Both networks run on one graph. Where products between them are wanted, the two activations meet the
-fused op, which reads each once and returns the moments of this batch; elsewhere each is read as
-soon as it is there. The moments are merged into float64 totals by Chan's rule and the activations
-are freed.
+fused op, which reads each once and returns the moments of this batch. Elsewhere, and on a CPU at
+every tap, the moments of each are taken as soon as its value is there. They are merged into float64
+totals by Chan's rule and the activations are freed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,14 +24,10 @@ from repair_kernels.graph import (
     State,
     state_of,
 )
-from repair_kernels.ops import PairedSums
 from repair_kernels.paired_stats import PairedStats, all_reduce
 from repair_kernels.running import RunningMoments
-from repair_kernels.side_by_side import ForEach, one_by_one, side_by_side
+from repair_kernels.side_by_side import side_by_side
 from repair_kernels.taps import Tap
-
-# Channels from which on the products of a tap are worth two threads' while.
-WORTH_DIVIDING = 64
 
 
 def compute_stats(
@@ -41,6 +37,7 @@ def compute_stats(
     *,
     taps: Sequence[str] | str | None = None,
     cross: Sequence[str] | str | None = None,
+    joint: bool = False,
     n_samples: int | None = None,
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
@@ -61,6 +58,7 @@ def compute_stats(
             of every convolution, linear map and residual block, and the taps that matching reads
         cross: the taps at which the full correlation matrix is kept; "all"; default: the taps that
             matching reads. Named taps are recorded also where `taps` leaves them out
+        joint: whether at the taps of `cross` the matrices within a and within b are kept as well
         n_samples: how many images to use at most
         device: where to run; default: where `model_a` is
         precision: how a GPU multiplies float32: "tf32x3", "tf32" or "ieee"
@@ -105,6 +103,7 @@ def compute_stats(
             data,
             taps=chosen,
             cross=crossed,
+            joint=joint,
             precision=precision,
             backend=backend,
             compile=compile,
@@ -138,21 +137,21 @@ def collect(
     """
     crossed, diagonals = set(cross), set(diagonal) - set(cross)
     together = [tap for tap in taps if tap in crossed | diagonals]
-    apart = [tap for tap in taps if tap not in crossed | diagonals]
     running = RunningMoments(("a", "b"))
     n_images = 0
 
     def read_both(tap: Tap, values: list[Tensor]) -> None:
         a, b = values
-        sums = _paired(
+        is_crossed = tap.name in crossed
+        widths = a.shape[tap.channel_dim], b.shape[tap.channel_dim]
+        sums = ops.paired_moments(
             a,
             b,
-            for_each if tap.name in crossed and not joint else one_by_one,
-            near=running.near_pair(tap.name),
-            out=running.scratch(tap.name),
+            moments=running.added(tap.name),
+            onto=running.onto(tap.name, *widths, a.device) if is_crossed else None,
             channel_dim=tap.channel_dim,
-            cross=tap.name in crossed or "diagonal",
-            joint=joint and tap.name in crossed,
+            cross=is_crossed or "diagonal",
+            joint=joint and is_crossed,
             precision=precision,
             backend=backend,
         )
@@ -184,6 +183,7 @@ def collect(
                 for name, (n, sums) in compiled(weights, batch).items():
                     running.add_pair(name, n, sums)
             else:
+                read_twice = set() if ops.reads_once(batch, backend) else set(together)
                 execute(
                     graph,
                     states,
@@ -191,51 +191,12 @@ def collect(
                     read_both,
                     together,
                     on_each=read_one,
-                    each=apart,
+                    each=[tap for tap in taps if tap in read_twice or tap not in together],
                     for_each=for_each,
                 )
             running.end_batch()
             n_images += len(batch)
     return PairedStats({tap: running.pair(tap) for tap in taps}, n_images=n_images)
-
-
-def _paired(
-    a: Tensor,
-    b: Tensor,
-    for_each: ForEach,
-    *,
-    near: tuple[Tensor, Tensor] | None,
-    out: Tensor | None,
-    channel_dim: int,
-    **options: Any,
-) -> PairedSums:
-    """Return `ops.paired_moments` of two activations, a's channels divided among the threads."""
-    c = a.shape[channel_dim]
-    parts = 1 if for_each is one_by_one or c < WORTH_DIVIDING else 2
-    bounds = [c * part // parts for part in range(parts + 1)]
-
-    def part_of(part: int) -> PairedSums:
-        first, last = bounds[part], bounds[part + 1]
-        return ops.paired_moments(
-            a.narrow(channel_dim, first, last - first),
-            b,
-            near=near and (near[0][first:last], near[1]),
-            out=None if out is None else out[first:last],
-            channel_dim=channel_dim,
-            **options,
-        )
-
-    found = for_each(part_of, parts)
-    first = found[0]
-    if len(found) == 1:
-        return first
-    rows = [sums.cross for sums in found if sums.cross is not None]
-    is_in_place = out is not None and rows[0].data_ptr() == out.data_ptr()
-    return first._replace(
-        mean_a=torch.cat([sums.mean_a for sums in found]),
-        m2_a=torch.cat([sums.m2_a for sums in found]),
-        cross=out if is_in_place else torch.cat(rows),
-    )
 
 
 def _products(

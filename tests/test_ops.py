@@ -73,6 +73,33 @@ def test_joint_sums_need_cross_sums(cross):
         ops.paired_moments(ROWS, ROWS, cross=cross, joint=True)
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_cross_sums_are_added_onto_others(backend):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, b = torch.randn(2, 9, 3, device=device)
+    onto = torch.randn(3, 3, dtype=torch.float64, device=device)
+    alone = ops.paired_moments(a, b, backend=backend)
+    expected = onto + alone.cross
+    sums = ops.paired_moments(a, b, onto=onto, backend=backend)
+    assert sums.cross is onto
+    torch.testing.assert_close(onto, expected)
+    assert all(torch.equal(x, y) for x, y in zip(sums[:2], alone[:2], strict=True))
+
+
+@pytest.mark.parametrize("onto", [torch.zeros(4, 4), torch.zeros(4, 3, dtype=torch.float64)])
+def test_what_sums_are_added_onto_must_fit(onto):
+    with pytest.raises(ArgumentError, match=r"`onto` must be float64 of shape \(4, 4\) on"):
+        ops.paired_moments(ROWS, ROWS, onto=onto)
+    with pytest.raises(ArgumentError, match="`onto` needs `cross=True`, got `cross=False`"):
+        ops.paired_moments(ROWS, ROWS, onto=onto, cross=False)
+
+
+def test_moments_that_are_given_must_fit():
+    given = ops.channel_moments(ROWS), ops.channel_moments(ROWS[:, :3])
+    with pytest.raises(ArgumentError, match="`moments` must hold those of `a` and of `b`, for 4"):
+        ops.paired_moments(ROWS, ROWS, moments=given)
+
+
 def test_lerp_rescale_refuses_two_shapes():
     with pytest.raises(ArgumentError, match=r"but have \(6, 4\) and \(4, 6\); give the same param"):
         ops.lerp_rescale(Lerp(ROWS, ROWS.t()), 0.5)

@@ -87,21 +87,20 @@ def test_a_batch_without_samples_changes_nothing(sizes: list[int]) -> None:
     assert_same(running.pair("tap"), expected)
 
 
-def test_sums_are_copied_since_an_op_may_write_to_the_scratch_again() -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_products_may_be_added_in_place_or_afterwards(in_place: bool) -> None:
     (a, b), (c, d) = batches(1, [4, 4])
     running = RunningMoments(("a", "b"))
-    assert running.scratch("tap") is None
     for x, y in ((a, b), (c, d)):
         sums = paired_sums(x, y, "cross")
-        scratch = running.scratch("tap")
-        if scratch is not None:
-            assert sums.cross is not None
-            sums = sums._replace(cross=scratch.copy_(sums.cross))
-        running.add_pair("tap", 4, sums)
+        assert sums.cross is not None
+        if in_place:
+            total = running.onto("tap", *sums.cross.shape, sums.cross.device)
+            running.add_pair("tap", 4, sums._replace(cross=total.add_(sums.cross)))
+        else:
+            running.add_pair("tap", 4, sums)
+            sums.cross.fill_(torch.nan)  # it may be memory that the next batch is written to
         running.end_batch()
-    scratch = running.scratch("tap")
-    assert scratch is not None
-    scratch.fill_(torch.nan)
     expected = PairedMoments.from_sums(4, paired_sums(a, b, "cross")).merge(
         PairedMoments.from_sums(4, paired_sums(c, d, "cross"))
     )
@@ -112,12 +111,22 @@ def test_the_mean_so_far_is_a_guess_of_the_next_one() -> None:
     ((a, b),) = batches(3, [5])
     running = RunningMoments(("a", "b"))
     assert running.near("tap") is None
-    assert running.near_pair("tap") is None
     running.add_pair("tap", 5, paired_sums(a, b, "none"))
     running.end_batch()
-    near = running.near_pair("tap")
-    assert near is not None
-    torch.testing.assert_close(torch.stack(near), torch.stack((a.mean(0), b.mean(0))))
+    near = [running.near("tap", network) for network in (0, 1)]
+    torch.testing.assert_close(near, [a.mean(0), b.mean(0)])
+
+
+def test_moments_of_a_batch_can_be_asked_for_until_it_ends() -> None:
+    running = RunningMoments(("a", "b"))
+    sums = [channel_sums(torch.randn(4, 3, dtype=torch.float64)) for _ in "ab"]
+    assert running.added("tap") is None
+    running.add("tap", 0, 4, sums[0])
+    assert running.added("tap") is None
+    running.add("tap", 1, 4, sums[1])
+    assert running.added("tap") == tuple(sums)
+    running.end_batch()
+    assert running.added("tap") is None
 
 
 def test_a_value_that_is_not_finite_is_named_with_network_tap_and_batch() -> None:

@@ -14,28 +14,20 @@ WORTH_ONEDNN = 1 << 22
 RESULTS = 1 << 18
 
 
-def add_products(total: Tensor, x: Tensor, y: Tensor, is_first: bool) -> None:
-    """Add x yᵀ, for chunks (c_x, positions) and (c_y, positions), to float64 totals, or start them.
+def add_products(total: Tensor, x: Tensor, y: Tensor) -> None:
+    """Add x yᵀ, for chunks (c_x, positions) and (c_y, positions), to float64 totals.
 
     PyTorch's float32 `mm` on a CPU is MKL's, which runs at half the speed of oneDNN on AMD.
     """
     step = max(1, RESULTS // max(y.shape[0], 1))
     for start in range(0, x.shape[0], step):
         rows = slice(start, start + step)
-        part = _product(x[rows], y)
-        if is_first:
-            total[rows].copy_(part)
-        else:
-            total[rows].add_(part)
+        total[rows].add_(_product(x[rows], y))
 
 
-def add_sums_of_products(total: Tensor, x: Tensor, y: Tensor, is_first: bool) -> None:
-    """Add Σ_n x[i, n] · y[i, n], the diagonal of the products, to float64 totals, or start them."""
-    part = (x * y).sum(dim=1) if x.stride(1) == 1 else (x.t() * y.t()).sum(dim=0)
-    if is_first:
-        total.copy_(part)
-    else:
-        total.add_(part)
+def add_sums_of_products(total: Tensor, x: Tensor, y: Tensor) -> None:
+    """Add Σ_n x[i, n] · y[i, n], the diagonal of the products, to float64 totals."""
+    total.add_((x * y).sum(dim=1) if x.stride(1) == 1 else (x.t() * y.t()).sum(dim=0))
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ then costs few digits.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,34 +18,36 @@ from .sums import ChannelSums
 # Σ d² of a channel may be at most this many times m2.
 MAX_SQUARES = 5.0
 
+RowSums = tuple[Tensor, Tensor]
 
-def row_sums(deviations: Tensor) -> Tensor:
-    """Return Σ d and (Σ d²)^½ of the rows of (rows, channels, places), as (2, rows, channels)."""
-    rows, channels, _ = deviations.shape
-    if deviations.stride(2) != 1:  # across memory, where PyTorch's norm is slow: one row for all
-        across = deviations.transpose(1, 2)
-        found = deviations.new_empty(2, 1, channels)
-        torch.sum(across, dim=(0, 1), out=found[0, 0])
-        squares = torch.square(across, out=scratch("squares", across.shape, across))
-        torch.sum(squares, dim=(0, 1), out=found[1, 0]).sqrt_()
-        return found
-    found = deviations.new_empty(2, rows, channels)
-    torch.sum(deviations, dim=2, out=found[0])
-    torch.linalg.vector_norm(deviations, dim=2, out=found[1])
-    return found
+
+def row_sums(deviations: Tensor) -> RowSums:
+    """Return Σ d and (Σ d²)^½ of the rows of (rows, channels, places), each (rows, channels)."""
+    if deviations.stride(2) == 1:
+        return torch.sum(deviations, dim=2), torch.linalg.vector_norm(deviations, dim=2)
+    # Across memory, where PyTorch's norm is slow: one row for all.
+    across = deviations.transpose(1, 2)
+    squares = torch.square(across, out=scratch("squares", across.shape, across))
+    return across.sum(dim=(0, 1))[None], squares.sum(dim=(0, 1)).sqrt_()[None]
 
 
 def moments_about(
-    pivot: Tensor | None, parts: Sequence[Tensor], n: int
+    pivot: Tensor | None, parts: Sequence[RowSums], n: int
 ) -> tuple[ChannelSums, bool]:
     """Return the moments that the row sums of n positions give, and whether the pivot was near.
 
-    Each operation here costs more than its arithmetic, once per tap and batch: hence so few.
+    In NumPy: these are a few numbers for each tap and batch, and every operation of PyTorch hands
+    the interpreter to the other network's thread and waits to have it back.
     """
-    rows = (parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)).double()
-    rows[1].square_()
-    total, squares = rows.sum(dim=1)
-    rest = total / n
-    m2 = torch.addcmul(squares, total, rest, value=-1)
-    is_near = float(torch.sub(squares, m2, alpha=MAX_SQUARES).max()) <= 0
-    return ChannelSums(rest if pivot is None else rest + pivot, m2), is_near
+    with np.errstate(all="ignore"):  # what is not finite is found later, and named
+        total = sum(sums.cpu().numpy().sum(axis=0, dtype=np.float64) for sums, _ in parts)
+        squares = sum(
+            np.square(norms.cpu().numpy(), dtype=np.float64).sum(axis=0) for _, norms in parts
+        )
+        rest = np.asarray(total / n)
+        m2 = squares - total * rest
+        is_near = bool((squares <= MAX_SQUARES * m2).all())
+        mean = rest if pivot is None else rest + pivot.cpu().numpy()
+    device = parts[0][0].device
+    moments = ChannelSums(torch.from_numpy(mean).to(device), torch.from_numpy(m2).to(device))
+    return moments, is_near

@@ -20,11 +20,24 @@ def test_pieces_cover_every_position_once(shape, across):
         assert sum(parts, torch.zeros_like(total)) == pytest.approx(total, abs=1e-9)
 
 
-def test_a_chunk_holds_no_more_positions_than_a_float32_sum_takes():
-    sizes = [
-        piece.shape[0] * piece.shape[2] for piece in chunks.chunks(torch.empty(9, 64, 3000), 64)
-    ]
-    assert max(sizes) <= chunks.POSITIONS[0]
+@pytest.mark.parametrize("channels", [1, 64, 512, 4096])
+def test_a_chunk_holds_no_more_positions_than_a_float32_sum_takes(channels):
+    pieces = chunks.chunks(torch.empty(1).expand(9, channels, 3000), channels)
+    positions = [piece.shape[0] * piece.shape[2] for piece in pieces]
+    assert max(positions) <= chunks.POSITIONS[-1]
+    # More than the fewest only in pieces of bounded memory.
+    assert max(positions) <= max(chunks.PRODUCT_VALUES // channels, chunks.POSITIONS[0])
+
+
+@pytest.mark.parametrize("cross", [False, True, "diagonal"])
+def test_moments_that_are_known_are_not_computed_again(cross):
+    a, b = torch.randn(2, 40, 3, 7) + 2
+    moments = reference.channel_moments(a), reference.channel_moments(b)
+    given = reference.paired_moments(a, b, cross=cross, moments=moments)
+    found = reference.paired_moments(a, b, cross=cross)
+    assert given[:4] == (*moments[0], *moments[1])
+    for one, other in zip(given, found, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
