@@ -50,6 +50,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "other_predictions": tables.other_predictions,
     "providers": tables.providers,
     "compiled": tables.compiled,
+    "cost": tables.cost,
+    "cost_shares": tables.cost_shares,
     "errors": tables.errors,
     "moment_errors": tables.moment_errors,
 }

@@ -211,6 +211,34 @@ def _range(values: Iterable[int]) -> str:
     return str(found[0]) if found[0] == found[-1] else f"{found[0]}–{found[-1]}"
 
 
+def cost() -> str:
+    """Return what `compute_stats` costs on a CPU beside two plain passes, in time and memory."""
+    result = read("statistics_cost.json")
+    lines = []
+    for row in result["rows"]:
+        cells = [row["case"], f"{1e3 * row['parts']['all']['plain_seconds']:.0f} ms"]
+        for part in ("graph", "moments", "all"):
+            found = row["parts"][part]
+            low, high = found["ratio_quartiles"]
+            cells.append(f"{found['ratio']:.2f} ({low:.2f}–{high:.2f})")
+        peaks = [row["memory"][what]["peak_bytes"] for what in ("plain", "statistics")]
+        grown = [row["memory"][what]["grown_bytes"] / 2**20 for what in ("plain", "statistics")]
+        cells += [f"{peaks[1] / peaks[0]:.2f}", f"{grown[0]:.0f} / {grown[1]:.0f} MiB"]
+        lines.append(cells)
+    heads = ["pair", "two plain passes", "graph", "+ moments", "+ products: all", "peak memory"]
+    return table([*heads, "grown by, plain / all"], lines) + "\n\n" + source(result)
+
+
+def cost_shares() -> str:
+    """Return by kind the shares of the operations' time in `compute_stats` on a CPU."""
+    rows = read("statistics_cost.json")["rows"]
+    kinds = sorted(rows[0]["shares"], key=lambda kind: -rows[0]["shares"][kind])
+    return table(
+        ["pair", *kinds],
+        [[row["case"], *(f"{100 * row['shares'][kind]:.1f} %" for kind in kinds)] for row in rows],
+    )
+
+
 def errors() -> str:
     """Return the errors of cross sums against float64, for each number of samples."""
     lines = [
