@@ -50,7 +50,6 @@ PRODUCT_SHARE = {
 }
 ISSUE_SHARE = 0.8
 LAUNCH = 2.5e-6
-BLOCK_OF_SUMS = ("BLOCK_S", "BLOCK_X", "BLOCK_Y")
 
 Compiled = dict[tuple[str, str, str], dict[str, Any]]
 
@@ -119,9 +118,12 @@ def _in_flight(started: launches.Started, row: dict[str, Any], case: launches.Ca
     """Return the bytes that one program has asked for and not yet got."""
     sizes = started.launch.sizes
     inputs = sum(name in launches.INPUTS for name, _ in started.launch.signature)
-    if not inputs:  # a second stage, of 4-byte products or 8-byte sums; or rows of a table
-        block = math.prod(value for name, value in sizes.items() if name in BLOCK_OF_SUMS)
-        return 4 * block if block > 1 else 16 * 32 * sizes["num_warps"]
+    if not inputs:
+        if "BLOCK_X" in sizes:  # partial products, 4 bytes each
+            return 4 * sizes["BLOCK_S"] * sizes["BLOCK_X"] * sizes["BLOCK_Y"]
+        if "BLOCK_S" in sizes:  # pivot, sum and squares of each split and channel, 8 bytes each
+            return 3 * 8 * sizes["BLOCK_S"] * sizes["BLOCK_C"]
+        return 16 * 32 * sizes["num_warps"]  # a vector for each thread
     block = sizes["BLOCK_N"] * sizes["BLOCK_C"] * inputs * launches.DTYPES[case.dtype].itemsize
     ahead = any(kind.startswith(("LDGSTS", "UTMA", "UBLK")) for kind in row["loads"])
     return block * (max(1, sizes["num_stages"] - 1) if ahead else 1)

@@ -240,9 +240,9 @@ def paired_diagonal(a: Tensor, b: Tensor, *, channel_dim: int, diagonal: bool) -
         splits=splits,
         split_size=config.split_size,
         DIAGONAL=diagonal,
-        BLOCK_S=min(64, triton.next_power_of_2(splits)),
+        BLOCK_S=min(128, triton.next_power_of_2(splits)),
         BLOCK_C=8,
-        num_warps=4,
+        num_warps=8,
         num_stages=1,
     )
     return PairedSums(mean_a, m2_a, mean_b, m2_b, None, sums if diagonal else None)

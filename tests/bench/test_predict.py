@@ -76,3 +76,13 @@ def test_sums_taken_in_turns_cost_less_issue(terms):
 def test_without_a_raw_loop_the_longer_one_runs(terms):
     centred = terms(264, sizes={**SIZES, "HAS_RAW": False})["issue"]
     assert centred / terms(264)["issue"] == pytest.approx(1.6)
+
+
+def test_a_second_stage_asks_for_the_block_that_it_adds_up(predict):
+    def asked_for(**sizes):
+        launch = SimpleNamespace(sizes={"num_warps": 4, **sizes}, signature=())
+        return predict._in_flight(SimpleNamespace(launch=launch), ROW, None)
+
+    assert asked_for(BLOCK_S=8, BLOCK_X=16, BLOCK_Y=8, BLOCK_C=128) == 4 * 1024
+    assert asked_for(BLOCK_S=64, BLOCK_C=8) == 3 * 8 * 512
+    assert asked_for(VECTORS=512) == 2048
