@@ -50,6 +50,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "other_predictions": tables.other_predictions,
     "providers": tables.providers,
     "compiled": tables.compiled,
+    "designs": tables.designs,
     "cost": tables.cost,
     "cost_shares": tables.cost_shares,
     "errors": tables.errors,

@@ -211,6 +211,26 @@ def _range(values: Iterable[int]) -> str:
     return str(found[0]) if found[0] == found[-1] else f"{found[0]}–{found[-1]}"
 
 
+def designs() -> str:
+    """Return what other designs of `paired_moments` are predicted to take, and what they need."""
+    result = read("designs.json")
+    columns = sorted({(row["channels"], row["values"]) for row in result["rows"]})
+    found: dict[str, dict[tuple[int, str], dict[str, Any]]] = {}
+    for row in result["rows"]:
+        found.setdefault(row["design"], {})[row["channels"], row["values"]] = row
+    floor = next(iter(found.values()))
+    lines = [["floor", *(micro(floor[column]["floor"]) for column in columns)]]
+    for design, rows in found.items():
+        cells = [design]
+        for column in columns:
+            row = rows[column]
+            spills = f" / {row['spill_bytes']}" if row["spill_bytes"] else ""
+            cells.append(f"{micro(row['predicted'])} ({row['registers']}{spills})")
+        lines.append(cells)
+    heads = ["µs (registers / bytes spilled)", *(f"c = {c:,}, {values}" for c, values in columns)]
+    return table(heads, lines) + "\n\n" + source(result)
+
+
 def cost() -> str:
     """Return what `compute_stats` costs on a CPU beside two plain passes, in time and memory."""
     result = read("statistics_cost.json")
