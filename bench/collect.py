@@ -22,11 +22,11 @@ from bench.provenance import write_rows  # noqa: E402
 
 def rows_of(file: Path) -> list[dict[str, Any]]:
     """Return the rows of one file of pytest-benchmark; none of any other file."""
-    text = file.read_text()
-    if not text:  # opened when the bench began, and the bench was killed
-        print(f"{file}: empty, the bench did not get to writing it")
+    try:
+        found = json.loads(file.read_text())
+    except json.JSONDecodeError:  # the bench was killed while it wrote
+        print(f"{file}: not whole, left out")
         return []
-    found = json.loads(text)
     marks = found.get("benchmarks", []) if isinstance(found, dict) else []
     return [mark["extra_info"] for mark in marks if "case" in mark["extra_info"]]
 
