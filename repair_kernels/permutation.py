@@ -3,13 +3,14 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
-from repair_kernels.graph import State, state_of
+from repair_kernels.state import State, state_of
 from repair_kernels.symmetry import PermutationGroup
 
 
@@ -77,21 +78,50 @@ class Permutation:
         return hash(tuple(self.indices.tolist()))
 
 
+@runtime_checkable
+class Verifiable(Protocol):
+    """A captured graph: its groups, and the means to check a permutation (`NetworkGraph`)."""
+
+    @property
+    def groups(self) -> dict[str, PermutationGroup]:
+        """Permutation groups by name."""
+        ...
+
+    def verify(
+        self, model: nn.Module, *, permutations: Mapping[str, Permutation] | None = None
+    ) -> float:
+        """Return how far the permuted network deviates, or raise."""
+        ...
+
+
 def permute(
     model: nn.Module,
-    groups: Mapping[str, PermutationGroup],
+    groups: Mapping[str, PermutationGroup] | Verifiable,
     permutations: Mapping[str, Permutation],
+    *,
+    verify: bool = False,
 ) -> nn.Module:
     """Return a copy of a model with its channels in another order; it computes the same function.
 
     Args:
-        groups: permutation groups of the model's architecture, `trace(...).groups`
+        groups: permutation groups of the model's architecture, `trace(...).groups`, or the graph
         permutations: by group name; a group without an entry stays as it is
+        verify: run the permuted network beside the original first; needs the graph, which knows
+            how (`NetworkGraph.verify`)
     Raises:
         ArgumentError: an unknown group, or a permutation of another size
+        FunctionChangedError: when `verify` finds more than rounding between the two
     """
-    state = permute_state(state_of(model), groups, permutations)
-    return with_state(model, state)
+    if isinstance(groups, Verifiable):
+        graph, groups = groups, groups.groups
+        if verify:
+            graph.verify(model, permutations=permutations)
+    elif verify:
+        raise ArgumentError(
+            "`verify` runs the network, for which `groups` alone do not suffice; pass the graph "
+            "that `trace` returned in their place"
+        )
+    return with_state(model, permute_state(state_of(model), groups, permutations))
 
 
 def permute_state(
