@@ -1,4 +1,17 @@
-"""Permutations of channels: a network in another order computes the same function."""
+"""Permutations of channels: a network in another order computes the same function.
+
+A set of permutations, by group name, acts group by group in the order of `groups`, where a group
+comes after those inside of it: the channels of each attention head are reordered where they stand,
+then heads change places as they are. So an inner group's name says where its channels stand
+*before* heads move. Groups of which none is inside the other act independently.
+
+Composition and inverse follow from that (a wreath product). With o for an outer group's indices and
+i[k] for those of the inner groups of its member k, acting first p, then q is
+
+    o = p.o[q.o],    i[p.o[k]] = p.i[p.o[k]][q.i[k]]
+
+since the member that stands at k once p has acted stood at p.o[k] before. See `compose`, `inverse`.
+"""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -142,7 +155,7 @@ def axis_indices(
     """Return per moving axis of a parameter where each position takes its values from."""
     check_permutations(groups, permutations)
     found: dict[tuple[str, int], Tensor] = {}
-    for name, permutation in permutations.items():
+    for name in (name for name in groups if name in permutations):
         for part in groups[name].slices:
             shape = state[part.parameter].shape if part.parameter in state else ()
             size = shape[part.axis] if part.axis < len(shape) else 0
@@ -154,7 +167,7 @@ def axis_indices(
                     "is permuted"
                 )
             index = found.setdefault((part.parameter, part.axis), torch.arange(size))
-            gather(index, part.positions, permutation)
+            gather(index, part.positions, permutations[name])
     return found
 
 
@@ -166,16 +179,66 @@ def tap_indices(
     """Return per tap of `widths` (channels by name) where each channel takes its values from."""
     check_permutations(groups, permutations)
     found = {tap: torch.arange(width) for tap, width in widths.items()}
-    for name, permutation in permutations.items():
+    for name in (name for name in groups if name in permutations):
         for tap, positions in groups[name].taps.items():
             if tap in found:
-                gather(found[tap], positions, permutation)
+                gather(found[tap], positions, permutations[name])
     return found
 
 
 def gather(index: Tensor, positions: Tensor, permutation: Permutation) -> None:
     """Let a group's positions in `index` take the permuted members' values, in place."""
-    index[positions.reshape(-1)] = positions[permutation.indices].reshape(-1)
+    index[positions.reshape(-1)] = index[positions[permutation.indices].reshape(-1)]
+
+
+def compose(
+    groups: Mapping[str, PermutationGroup],
+    later: Mapping[str, Permutation],
+    earlier: Mapping[str, Permutation],
+) -> dict[str, Permutation]:
+    """Return the permutations that act as first `earlier`, then `later` (see the module's head)."""
+    check_permutations(groups, later)
+    check_permutations(groups, earlier)
+    moved = _carried(groups, earlier)
+    composed: dict[str, Permutation] = {}
+    for name in groups:
+        before, after = earlier.get(moved[name]), later.get(name)
+        if before is not None or after is not None:
+            identity = Permutation.identity(groups[name].size)
+            composed[moved[name]] = (after or identity).compose(before or identity)
+    return {name: composed[name] for name in groups if name in composed}
+
+
+def inverse(
+    groups: Mapping[str, PermutationGroup], permutations: Mapping[str, Permutation]
+) -> dict[str, Permutation]:
+    """Return the permutations that undo these (see the module's head)."""
+    check_permutations(groups, permutations)
+    moved = _carried(groups, permutations)
+    return {
+        name: permutations[moved[name]].inverse() for name in groups if moved[name] in permutations
+    }
+
+
+def _carried(
+    groups: Mapping[str, PermutationGroup], permutations: Mapping[str, Permutation]
+) -> dict[str, str]:
+    """Return for every group the one that stands in its place once the permutations have acted."""
+    source = {name: name for name in groups}
+
+    def descend(name: str, came_from: str) -> None:
+        source[name] = came_from
+        order = permutations.get(came_from)
+        for member, held in enumerate(groups[name].inner):
+            taken = member if order is None else int(order.indices[member])
+            for one, other in zip(held, groups[came_from].inner[taken], strict=True):
+                descend(one, other)
+
+    inside = {one for group in groups.values() for held in group.inner for one in held}
+    for name in groups:
+        if name not in inside:
+            descend(name, name)
+    return source
 
 
 def check_permutations(

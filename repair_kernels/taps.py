@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.fx import Node
 
@@ -57,7 +58,8 @@ def tap_sites(nodes: list[Node], tracker: Tracker) -> list[TapSite]:
         axes = tracker.values.get(node)
         if node.op != "call_function" or packet(node) in NOT_TAPPED or not isinstance(axes, list):
             continue
-        if sum(axis is not None for axis in axes if not isinstance(axis, list)) != 1:
+        moving = [axis for axis in axes if axis is not None and not isinstance(axis, list)]
+        if len(moving) != 1 or not isinstance(moving[0], np.ndarray):
             continue
         if not hasattr(node.target, "overloadpacket"):
             continue

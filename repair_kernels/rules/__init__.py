@@ -3,7 +3,7 @@
 `tracker.py` says how a rule is written; importing this package registers all of them.
 """
 
-from repair_kernels.rules import elementwise, layers, reshapes, segments, spatial
+from repair_kernels.rules import attention, elementwise, layers, reshapes, segments, spatial
 from repair_kernels.rules.elementwise import ACTIVATIONS, IDENTITIES
 from repair_kernels.rules.tracker import (
     RULES,
@@ -23,6 +23,7 @@ __all__ = [
     "Axes",
     "Tracker",
     "argument",
+    "attention",
     "elementwise",
     "layers",
     "packet",

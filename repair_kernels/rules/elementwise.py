@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from repair_kernels.rules.tracker import Axes, Tracker, argument, rule, same_size, shape, tie_all
+from repair_kernels.rules.tracker import Axes, Tracker, argument, broadcast, rule
 
 aten = torch.ops.aten
 
@@ -33,10 +33,10 @@ UNARY = (
     | _operators("""
     logit hardshrink softshrink threshold threshold_ log_sigmoid detach_ lift_fresh_copy to
     _to_copy type_as neg abs exp exp_ log log1p expm1 sqrt rsqrt square reciprocal erf sin
-    cos round floor ceil sign softmax log_softmax _softmax _log_softmax
+    cos round floor ceil sign
 """)
 )
-"""Operators that treat elements alike, or (softmax) see the others of an axis as a set."""
+"""Operators that treat elements alike."""
 
 BROADCAST = _operators("""
     add add_ sub sub_ rsub mul mul_ div div_ pow pow_ maximum minimum where eq ne lt le gt
@@ -53,16 +53,9 @@ def elementwise(node: Node, track: Tracker) -> Axes:
 
 
 @rule(*BROADCAST)
-def broadcast(node: Node, track: Tracker) -> Axes:
-    """Align operands from the last dimension; tie those that are not broadcast along it."""
+def pointwise(node: Node, track: Tracker) -> Axes:
+    """Tie the operands along the dimensions that they share."""
     operands = [
         value for value in node.all_input_nodes if isinstance(value.meta.get("val"), Tensor)
     ]
-    rank = len(shape(node))
-    result: Axes = [None] * rank
-    for dim in range(1, rank + 1):
-        size = shape(node)[-dim]
-        present = [v for v in operands if len(shape(v)) >= dim and same_size(shape(v)[-dim], size)]
-        if isinstance(size, int) and size > 1 and present:
-            result[-dim] = tie_all(node, track, present, -dim)
-    return result
+    return broadcast(node, track, operands)

@@ -41,7 +41,7 @@ def convolution(node: Node, track: Tracker) -> Axes:
                 np.concatenate([source.reshape(groups, -1), out.reshape(groups, -1)], axis=1)
             )
     track.adopt(bias, 0, out, why)
-    return [None, out, *[None] * (len(shape(x)) - 2)]
+    return [track.axes(x)[0], out, *[None] * (len(shape(x)) - 2)]
 
 
 @rule(aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
@@ -58,7 +58,7 @@ def transposed_convolution(node: Node, track: Tracker) -> Axes:
     track.adopt(weight, 0, track.axis(x, 1), reason(node, "its input cannot move"))
     out = track.axis(weight, 1)
     track.adopt(bias, 0, out, reason(node, "its output cannot move"))
-    return [None, out, *[None] * (len(shape(x)) - 2)]
+    return [track.axes(x)[0], out, *[None] * (len(shape(x)) - 2)]
 
 
 @rule(aten.batch_norm, aten.instance_norm)

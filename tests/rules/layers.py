@@ -87,16 +87,6 @@ PINNED = {
     "transposed conv, grouped": Case(
         between(nn.ConvTranspose2d(6, 6, 3, groups=2)), pinned_by="aten.conv_transpose2d"
     ),
-    "product of matrices": Case(
-        calls(
-            lambda self, x: self.last(self.first(x) @ self.matrix),
-            first=_linear(3, 6),
-            matrix=vector(6, 6),
-            last=_linear(6, 4),
-        ),
-        shape=(3,),
-        pinned_by="aten.matmul",
-    ),
     "weight norm": Case(
         lambda: chain(nn.utils.parametrizations.weight_norm(conv(3, 6)), conv(6, 4))(),
         pinned_by="aten._weight_norm",
