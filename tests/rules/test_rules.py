@@ -11,10 +11,30 @@ from repair_kernels.graph import NetworkGraph, trace
 from repair_kernels.permutation import permute
 from tests.equivariance import ROUNDING, deranged, deviation, shuffled
 from tests.networks import lively
-from tests.rules import attention, elementwise, layers, reshapes, segments, spatial
+from tests.rules import (
+    attention,
+    elementwise,
+    layers,
+    norms,
+    parameters,
+    reductions,
+    reshapes,
+    segments,
+    spatial,
+)
 from tests.rules.case import Case
 
-TABLES = (attention, elementwise, layers, reshapes, segments, spatial)
+TABLES = (
+    attention,
+    elementwise,
+    layers,
+    norms,
+    parameters,
+    reductions,
+    reshapes,
+    segments,
+    spatial,
+)
 MOVING = {name: case for table in TABLES for name, case in table.MOVING.items()}
 PINNED = {name: case for table in TABLES for name, case in table.PINNED.items()}
 
@@ -59,8 +79,8 @@ def test_an_operator_that_knows_its_channels_by_place_pins_them_and_is_named(nam
 
 
 def test_an_operator_without_a_rule_is_named_so():
-    _, graph, _ = traced(PINNED["sorted channels"])
-    no_rule = "aten.sort.default (sort): no rule for this operator"
+    _, graph, _ = traced(PINNED["an operator without a rule"])
+    no_rule = "aten.renorm.default (renorm): no rule for this operator"
     assert graph.symmetry.pins["first.weight[0]"] == no_rule
 
 
