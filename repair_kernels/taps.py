@@ -19,9 +19,10 @@ CONVOLUTIONS = {
     aten.conv_transpose1d,
     aten.conv_transpose2d,
     aten.conv_transpose3d,
+    aten.convolution,
 }
 LAYERS = CONVOLUTIONS | {aten.linear}
-NORMS = {aten.batch_norm, aten.instance_norm, aten.group_norm, aten.layer_norm}
+NORMS = {aten.batch_norm, aten.instance_norm, aten.group_norm, aten.layer_norm, aten.rms_norm}
 SUMS = {aten.add, aten.add_}
 NOT_TAPPED = IDENTITIES | {
     aten.view,

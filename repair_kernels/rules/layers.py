@@ -71,7 +71,9 @@ def _grouped(
         track.adopt(weight, 0, source, reason(node, "its input cannot move"))
         return source
     track.pin(weight, reason(node, "channels within a group are ordered"), [1])
-    return _move_whole(node, track, source, track.axis(weight, 0), groups)
+    out = track.axis(weight, 0)
+    _move_whole(node, track, source, out, groups)
+    return out
 
 
 def _grouped_transposed(
@@ -82,8 +84,6 @@ def _grouped_transposed(
     if source is not None and len(source) == groups and shape(weight)[1] == 1:
         return source
     track.pin(weight, reason(node, "channels within a group are ordered"), [1])
-    if source is None:
-        return None
     out = track.channels.fresh(shape(weight)[1] * groups)
     _move_whole(node, track, out, source, groups)
     return out
@@ -91,11 +91,11 @@ def _grouped_transposed(
 
 def _move_whole(
     node: Node, track: Tracker, ordered: Axis | None, free: Axis | None, groups: int
-) -> Axis | None:
+) -> None:
     """Exchange groups as wholes: what `ordered` has in its order, what `free` has in any."""
     if ordered is None or free is None:
-        return track.tie(ordered, free, reason(node, "its input cannot move"))
+        track.tie(ordered, free, reason(node, "its input cannot move"))
+        return
     handles = track.channels.fresh(groups)
     track.channels.bind(np.concatenate([handles[:, None], ordered.reshape(groups, -1)], axis=1))
     track.channels.gather(free.reshape(groups, -1), handles)
-    return free

@@ -3,7 +3,7 @@
 import torch
 from torch.fx import Node
 
-from repair_kernels.rules.tracker import Axes, Tracker, argument, reason, rule, shape
+from repair_kernels.rules.tracker import Axes, Tracker, argument, packet, reason, rule, shape
 
 aten = torch.ops.aten
 
@@ -43,7 +43,7 @@ def layer_norm(node: Node, track: Tracker) -> Axes:
     x, normalized = argument(node, 0), len(argument(node, 1))
     for dim in range(-normalized, 0):
         axis = track.axis(x, dim)
-        for position, name in _AFFINE[node.target.overloadpacket]:
+        for position, name in _AFFINE[packet(node)]:
             vector = argument(node, position, name)
             track.adopt(vector, dim, axis, reason(node, "its input cannot move"))
     return track.axes(x)

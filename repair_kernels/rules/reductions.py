@@ -82,11 +82,12 @@ def scan(node: Node, track: Tracker) -> Any:
 def _dims(node: Node) -> list[int]:
     """Return the dimensions that an operator works along; all where it names none."""
     rank = len(shape(argument(node, 0)))
-    names = [declared.name for declared in node.target._schema.arguments]
+    target: Any = node.target
+    names = [declared.name for declared in target._schema.arguments]
     dims = None
     if "dim" in names:
         position = names.index("dim")
-        default = node.target._schema.arguments[position].default_value
+        default = target._schema.arguments[position].default_value
         dims = argument(node, position, "dim", default)
     if dims is None or dims == []:
         return list(range(rank))
