@@ -199,7 +199,7 @@ def compose(
     """Return the permutations that act as first `earlier`, then `later` (see the module's head)."""
     check_permutations(groups, later)
     check_permutations(groups, earlier)
-    moved = _carried(groups, earlier)
+    moved = carried(groups, earlier)
     composed: dict[str, Permutation] = {}
     for name in groups:
         before, after = earlier.get(moved[name]), later.get(name)
@@ -214,16 +214,17 @@ def inverse(
 ) -> dict[str, Permutation]:
     """Return the permutations that undo these (see the module's head)."""
     check_permutations(groups, permutations)
-    moved = _carried(groups, permutations)
+    moved = carried(groups, permutations)
     return {
         name: permutations[moved[name]].inverse() for name in groups if moved[name] in permutations
     }
 
 
-def _carried(
+def carried(
     groups: Mapping[str, PermutationGroup], permutations: Mapping[str, Permutation]
 ) -> dict[str, str]:
     """Return for every group the one that stands in its place once the permutations have acted."""
+    """Return for every group the one that stood in its place before the permutations acted."""
     source = {name: name for name in groups}
 
     def descend(name: str, came_from: str) -> None:
@@ -268,9 +269,17 @@ def check_permutations(
 
 
 def with_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Return a copy of a model with these weights; class, modes, devices and dtypes are its own."""
+    """Return a copy of a model with these weights; class, modes, devices and dtypes are its own.
+
+    Some networks keep what they computed from their weights while they evaluate (timm's LeViT its
+    attention biases), and forget it when their mode is switched; so the copy's is, to and fro.
+    """
     copied = copy.deepcopy(model)
     with torch.no_grad():
         for name, tensor in state_of(copied).items():
             tensor.copy_(state[name])
+    modes = [module.training for module in copied.modules()]
+    copied.train(not copied.training).train(not copied.training)
+    for module, mode in zip(copied.modules(), modes, strict=True):
+        module.training = mode
     return copied

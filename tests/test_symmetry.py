@@ -181,13 +181,16 @@ def test_the_stages_of_a_projection_network_move_on_their_own():
     assert placed(graph) == {"conv1": stem, "layer2.0.conv2": projection} | inner
 
 
-def test_a_group_norm_keeps_channels_within_their_group():
+def test_a_group_norm_keeps_channels_within_their_group_and_its_groups_change_places():
     model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.GroupNorm(2, 6), nn.Conv2d(6, 4, 1))
     axes = [("0.weight", 0), ("0.bias", 0), ("1.weight", 0), ("1.bias", 0), ("2.weight", 1)]
-    assert placed(trace(model, torch.zeros(2, 3, 4, 4))) == {
-        "0": dict.fromkeys(axes, [0, 1, 2]),
-        "0#2": dict.fromkeys(axes, [3, 4, 5]),
+    graph = trace(model, torch.zeros(2, 3, 4, 4))
+    assert placed(graph) == {
+        "0[0]": dict.fromkeys(axes, [0, 1, 2]),
+        "0[1]": dict.fromkeys(axes, [3, 4, 5]),
+        "0": dict.fromkeys(axes, [0, 1, 2, 3, 4, 5]),
     }
+    assert graph.groups["0"].inner == (("0[0]",), ("0[1]",))
 
 
 def test_inputs_and_outputs_are_pinned_and_nothing_else(resnet20_graph):

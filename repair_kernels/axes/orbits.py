@@ -120,7 +120,8 @@ def find_orbits(said: Statements) -> Orbits:
         for vertex, k in enumerate(classes.tolist())
         if not free[k]
     }
-    return Orbits([level[classes] for level in levels], sizes, _inside(levels), reasons)
+    inside = _nested(levels)
+    return Orbits([level[classes] for level in levels], sizes, inside, reasons)
 
 
 def _contract(said: Statements) -> tuple[np.ndarray, list[Relation]]:
@@ -320,10 +321,14 @@ def _spread(relations: Sequence[Relation], free: np.ndarray, reason_of: dict[int
                     reason_of.setdefault(k, named)
 
 
-def _inside(levels: list[Level]) -> dict[int, tuple[int, int, int]]:
-    """Return for each orbit that lies in one block of a higher one which, and its place there."""
+def _nested(levels: list[Level]) -> dict[int, tuple[int, int, int]]:
+    """Return for each orbit that lies in one block of a higher one which, and its place there.
+
+    Its roles become those of the higher orbit, so that they are alike in all of its blocks.
+    """
     found: dict[int, tuple[int, int, int]] = {}
-    for depth, level in enumerate(levels[:-1]):
+    for depth in range(len(levels) - 2, -1, -1):
+        level = levels[depth]
         moving = np.flatnonzero(level.orbit >= 0)
         order = moving[np.argsort(level.orbit[moving], kind="stable")]
         starts = np.flatnonzero(np.r_[True, np.diff(level.orbit[order]) > 0])
@@ -333,5 +338,6 @@ def _inside(levels: list[Level]) -> dict[int, tuple[int, int, int]]:
                 if at.orbit[0] >= 0 and not (np.ptp(at.orbit) or np.ptp(at.block)):
                     where = int(at.orbit[0]), int(at.block[0]), int(at.role.min())
                     found[int(level.orbit[members[0]])] = where
+                    level.role[members] = at.role
                     break
     return found

@@ -15,8 +15,8 @@ Axis = np.ndarray
 class ChannelAxes(Statements):
     """Vertices, and the verbs by which operators speak of them (see the package's docstring)."""
 
-    hubs: set[bytes] = field(default_factory=set)
-    """The gatherings that are known, by their content: many operators repeat one."""
+    handles: dict[tuple[int, bytes], Axis] = field(default_factory=dict)
+    """The handles of the sets that are gathered, by the sets: many operators repeat them."""
     origins: dict[int, tuple[Axis, Any]] = field(default_factory=dict)
     """What a flattened axis (by its id) was made of, so that it can be unflattened."""
 
@@ -55,6 +55,13 @@ class ChannelAxes(Statements):
         Returns:
             the handles
         """
+        rows = np.sort(rows, axis=1)
+        key = len(rows), rows.tobytes()
+        known = self.handles.get(key)
+        if known is not None:
+            if handles is not None:
+                self.tie(known, handles)
+            return known
         if handles is None:
             handles = self.fresh(len(rows))
         if rows.shape[1] == 1:
@@ -63,10 +70,8 @@ class ChannelAxes(Statements):
             self.occur(rows[0])
             self.occur(handles)
         else:
-            content = np.concatenate([np.sort(rows, axis=1), handles[:, None]], axis=1)
-            if content.tobytes() not in self.hubs:
-                self.hubs.add(content.tobytes())
-                self.gatherings.append(content)
+            self.handles[key] = handles
+            self.gatherings.append(np.concatenate([rows, handles[:, None]], axis=1))
         return handles
 
     def copy(self, axis: Axis) -> Axis:

@@ -7,6 +7,7 @@ k. What each of the two demands of joint axes is therefore all that attention ne
 """
 
 from collections.abc import Collection, Sequence
+from math import prod
 
 from repair_kernels.axes import ChannelAxes
 from repair_kernels.rules.joints import (
@@ -24,6 +25,9 @@ from repair_kernels.rules.joints import (
     plain,
     regroup,
 )
+
+LARGEST_PRODUCT = 2**17
+"""Vertices that the product of two joints may have: 12 heads of 96 x 96 channels and some more."""
 
 Slot = tuple[int, int]
 """A factor of the result: which dimension, and which factor of it."""
@@ -70,7 +74,8 @@ def combine(channels: ChannelAxes, operands: Sequence[Axes], reason: str) -> Axe
 
     Dimensions along which a value is broadcast are `ALIKE`. Where one value has a joint over some
     dimensions and another one over fewer of them, a vertex of the latter stands for a slice of the
-    former. Joints of which none covers the others are decoupled.
+    former; where none covers the others, the result has vertices of its own, or, when they would be
+    too many, joints are decoupled.
     """
     values = _cut_alike(channels, operands, reason)
     slots = [(d, k) for d, dim in enumerate(values[0]) for k in range(len(dim))]
@@ -78,11 +83,16 @@ def combine(channels: ChannelAxes, operands: Sequence[Axes], reason: str) -> Axe
     result: dict[Slot, Factor] = {}
     for group in _connected(slots, at):
         widest = max((_width(value[slot]) for value in at for slot in group), default=0)
+        values_here, parts = at, [group]
         if 0 < widest < len(group):
-            for value in at:
-                value.update({slot: plain(channels, value[slot]) for slot in group})
-        for part in [group] if widest == len(group) else [[slot] for slot in group]:
-            result.update(_link(channels, part, at, reason))
+            spanning = _spanning(channels, group, at)
+            if spanning:
+                values_here = [spanning, *at]
+            else:
+                values_here = [{slot: plain(channels, v[slot]) for slot in group} for v in at]
+                parts = [[slot] for slot in group]
+        for part in parts:
+            result.update(_link(channels, part, values_here, reason))
     joined = [[result[d, k] for k in range(len(dim))] for d, dim in enumerate(values[0])]
     return entries(channels, joined)
 
@@ -115,6 +125,17 @@ def _make_plain(channels: ChannelAxes, axes: Axes, dim: int, reason: str) -> Axe
         pin_factors(channels, entry, reason)
         return [*axes[:dim], None, *axes[dim + 1 :]]
     return axes
+
+
+def _spanning(
+    channels: ChannelAxes, group: list[Slot], at: list[dict[Slot, Factor]]
+) -> dict[Slot, Factor] | None:
+    """Return a joint of new vertices over all of these slots, if it is not too large."""
+    sizes = [next(v[slot].size for v in at if _width(v[slot])) for slot in group]
+    if prod(sizes) > LARGEST_PRODUCT:
+        return None
+    joint = Joint(channels.fresh(prod(sizes)).reshape(sizes))
+    return dict(zip(group, joint.factors, strict=True))
 
 
 def _link(

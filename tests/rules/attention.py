@@ -108,11 +108,11 @@ MOVING = {
     "attention by hand": case(by_hand),
     "attention": case(lambda _, q, k, v: F.scaled_dot_product_attention(q, k, v)),
     "attention with a mask": case(masked, mask=vector(5, 5)),
-    "attention with a mask per head": case(masked, mask=vector(HEADS, 1, 1)),
+    "attention with a mask per head": case(masked, mask=vector(HEADS, 1, 5)),
     "attention with a table of biases": case(with_bias, table=vector(7, HEADS)),
     "attention of cosines": case(cosine, scale=vector(HEADS, 1, 1)),
     "attention with talking heads": case(
-        talking, talk=nn.Linear(HEADS, HEADS), sizes=(*(WIDTH,) * 6, HEADS, HEADS)
+        talking, talk=nn.Linear(HEADS, HEADS, bias=False), sizes=(*(WIDTH,) * HEADS, HEADS) * 2
     ),
     "attention with a norm over a head": case(
         normalised, norm=nn.LayerNorm(WIDTH), sizes=(*(WIDTH,) * HEADS, WIDTH, HEADS)
