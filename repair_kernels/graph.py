@@ -21,6 +21,7 @@ from repair_kernels.rules import IDENTITIES, packet, shape
 from repair_kernels.schedule import last_uses, overwritten_placeholders
 from repair_kernels.state import State, check_module, evaluating, state_of
 from repair_kernels.symmetry import PermutationGroup, Symmetry, find_symmetry, track
+from repair_kernels.symmetry_report import SymmetryReport, report
 from repair_kernels.taps import Tap, describe_taps, module_outputs, tap_sites
 from repair_kernels.verification import example_batch, function_deviation
 
@@ -216,13 +217,9 @@ class NetworkGraph:
         permuted = permute_state(state, self.groups, permutations)
         return function_deviation(self, state, permuted, permutations, batch)
 
-    def report(self) -> str:
-        """Return a table of the permutation groups and of what pinned the axes that cannot move."""
-        lines = [f"{'group':40} {'size':>6}  matched at"]
-        lines += [f"{g.name:40} {g.size:6d}  {g.match_tap}" for g in self.groups.values()]
-        lines += ["", "axes that cannot move, wholly or in part:"]
-        lines += [f"  {axis:50} {why}" for axis, why in self.symmetry.pins.items()] or ["  none"]
-        return "\n".join(lines)
+    def report(self) -> SymmetryReport:
+        """Return what can move, what pinned the rest and why; `print` it for a table."""
+        return report(self.nodes, self.sources, self.symmetry)
 
 
 def trace(model: nn.Module, example_input: Tensor) -> NetworkGraph:

@@ -25,6 +25,7 @@ LAYERS = (
         "axes",
         "rules",
         "symmetry",
+        "symmetry_report",
         "taps",
         "schedule",
         "state",

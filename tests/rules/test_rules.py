@@ -75,7 +75,7 @@ def test_no_slice_of_a_group_can_be_left_where_it_stands(moving):
 def test_an_operator_that_knows_its_channels_by_place_pins_them_and_is_named(name):
     _, graph, _ = traced(PINNED[name])
     assert graph.groups == {}
-    assert PINNED[name].pinned_by in graph.report()
+    assert PINNED[name].pinned_by in str(graph.report())
 
 
 def test_an_operator_without_a_rule_is_named_so():
