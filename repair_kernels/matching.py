@@ -4,8 +4,8 @@
 
 One linear sum assignment per permutation group, on the correlations at the group's matching tap.
 Where members hold groups of their own, as attention heads hold channels, the score of a pair of
-members is that of the best assignments inside of the pair, and what is inside follows the pairs that
-are chosen: the sum over all channels is maximal over all nested permutations.
+members is that of the best assignments inside of the pair, and what is inside follows the pairs
+that are chosen: the sum over all channels is maximal over all nested permutations.
 
 Source:
     REPAIR (Jordan et al., 2023), eq. 2; Li et al. (2015).
@@ -34,7 +34,7 @@ def match(
         groups: `trace(...).groups`
     Returns:
         by group name; live channels are matched with live ones first, dead ones take what is left
-        in order
+        in order; a group that no tap sees stays as it is
     Raises:
         ArgumentError: a group none of whose taps has a correlation matrix
     Source:
@@ -53,18 +53,19 @@ def matched_correlation(
     groups: Mapping[str, PermutationGroup],
     permutations: Mapping[str, Permutation],
 ) -> dict[str, float]:
-    """Return for each permuted group the mean correlation of its matched channels, in [-1, 1]."""
+    """Return for each group that was matched the mean correlation of its pairs, in [-1, 1]."""
     found: dict[str, float] = {}
     for place, name in carried(groups, permutations).items():
         group = groups[name]
         if group.inner and name in permutations:
             parts = [found[one] for held in group.inner for one in held if one in found]
-            found[name] = float(np.mean(parts)) if parts else 0.0
-        elif name in permutations:
+            if parts:
+                found[name] = float(np.mean(parts))
+        elif name in permutations and group.taps:
             corr, _, _ = _group_correlation(stats, groups[place], group)
             order = permutations[name].indices.numpy()
             found[name] = float(corr[np.arange(len(corr)), order].mean())
-    return {name: found[name] for name in permutations}
+    return {name: found[name] for name in permutations if name in found}
 
 
 def assign(corr: np.ndarray, dead_a: np.ndarray, dead_b: np.ndarray) -> np.ndarray:
@@ -89,6 +90,8 @@ def _best(
     The two are one group, or stand in one place of two members of a group. With the sum come the
     permutations of `b`, and of those inside of it, that attain it.
     """
+    if not groups[a].taps:
+        return 0.0, {b: Permutation.identity(groups[b].size)}
     if not groups[a].inner:
         corr, dead_a, dead_b = _group_correlation(stats, groups[a], groups[b])
         order = assign(corr, dead_a, dead_b)

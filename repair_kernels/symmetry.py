@@ -7,7 +7,7 @@ architecture, and nothing is guessed: an operator without a rule pins what it to
 
 import operator
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,9 @@ class PermutationGroup:
     taps: Mapping[str, Tensor]
     """Per tap that sees the whole group: positions on its channel axis, int64, shape (size, r)."""
     match_tap: str
-    """The tap that matching reads: the last activation function in the group's own stage."""
+    """The tap that matching reads: the last activation function in the group's own stage; "" for a
+    group that no tap sees (the hidden channels of an MLP along tokens, whose values move along the
+    channels too): it can be permuted, but not matched."""
     inner: tuple[tuple[str, ...], ...] = ()
     """For each member the groups that lie inside of it (the channels of an attention head), in an
     order that is the same for every member; () where members are single channels."""
@@ -122,7 +124,7 @@ def find_symmetry(
         for number, positions in orbits.on(axis).items():
             taps.setdefault(number, {})[site.name] = positions
     activations = {site.name for site in sites if site.is_activation}
-    kept = set(slices) & set(taps)
+    kept = set(slices)
     inner: dict[int, list[list[int]]] = {}
     for number in sorted(kept & orbits.inside.keys(), key=lambda n: orbits.inside[n][2]):
         outer, block, _ = orbits.inside[number]
@@ -135,8 +137,9 @@ def find_symmetry(
             tuple(add(one, f"{place}[{member}]") for one in held)
             for member, held in enumerate(inner.get(number, []))
         )
-        seen = taps[number]
-        name = _group_name(next(iter(seen)) + place, groups)
+        seen = taps.get(number, {})
+        first = slices[number][0]
+        name = _group_name(next(iter(seen), f"{first.parameter}[{first.axis}]") + place, groups)
         groups[name] = PermutationGroup(
             name=name,
             size=orbits.sizes[number],
@@ -150,14 +153,17 @@ def find_symmetry(
         return name
 
     outermost = (n for n in kept if orbits.inside.get(n, (-1,))[0] not in kept)
-    for number in sorted(outermost, key=lambda n: _first_site(sites, taps[n])):
+    for number in sorted(outermost, key=lambda n: _first_site(sites, taps.get(n, {}))):
         add(number)
-    return Symmetry(groups, channel_dims, _pins(tracker, orbits, kept))
+    return Symmetry(groups, channel_dims, _pins(tracker, orbits))
 
 
 def _first_site(sites: list[TapSite], seen: Mapping[str, np.ndarray]) -> tuple[int, int]:
-    first = next(iter(seen))
-    return next(i for i, site in enumerate(sites) if site.name == first), int(seen[first].min())
+    """Return the place of the first tap that sees a group, and the group's first place there."""
+    for number, site in enumerate(sites):
+        if site.name in seen:
+            return number, int(seen[site.name].min())
+    return len(sites), 0
 
 
 def _group_name(tap: str, taken: Mapping[str, PermutationGroup]) -> str:
@@ -173,6 +179,8 @@ def _match_tap(
     seen: Mapping[str, np.ndarray], widths: Mapping[str, int], activations: set[str]
 ) -> str:
     """Choose the last activation of the group's own stage: on the narrowest axes that hold it."""
+    if not seen:
+        return ""
     narrowest = min(widths[tap] for tap in seen)
     own = [tap for tap in seen if widths[tap] == narrowest]
     return next((tap for tap in reversed(own) if tap in activations), own[-1])
@@ -189,20 +197,13 @@ def _channel_dims(tracker: Tracker) -> dict[Node, int]:
     return found
 
 
-def _pins(tracker: Tracker, orbits: Orbits, seen: Collection[int]) -> dict[str, str]:
+def _pins(tracker: Tracker, orbits: Orbits) -> dict[str, str]:
     """Return for each parameter axis on which some channel cannot move the most frequent reason."""
     pins = {}
-    moving: set[int] = set()
-    for level in orbits.levels:
-        moving.update(np.flatnonzero(np.isin(level.orbit, list(seen))).tolist())
     for (name, dim), axis in tracker.parameter_axes.items():
         if (name, dim) in tracker.ordered:
             continue
-        reasons = Counter(
-            orbits.reasons.get(vertex, "no tap sees it")
-            for vertex in axis.tolist()
-            if vertex not in moving
-        )
+        reasons = Counter(orbits.reasons[v] for v in axis.tolist() if v in orbits.reasons)
         if reasons:
             pins[f"{name}[{dim}]"] = reasons.most_common(1)[0][0]
     return pins

@@ -14,8 +14,8 @@ rules (`rules/`) speak about vertices with six verbs:
 - `pin(x, reason)`: these channels stay where they are.
 
 `orbits()` then finds what may be exchanged, and at which level: channels within a set, and sets as
-blocks. `vertices.py` holds what the rules say, `orbits.py` what follows, `refinement.py` the colours
-by which channels are told apart.
+blocks. `vertices.py` holds what the rules say, `orbits.py` what follows, `refinement.py` the
+colours by which channels are told apart.
 """
 
 from repair_kernels.axes.orbits import Orbits

@@ -49,13 +49,14 @@ class Statements:
 
 @dataclass(frozen=True)
 class Level:
-    """Disjoint orbits; per vertex its orbit (-1: none), its block's index within the orbit, 0 ..
-    size-1, and its role, which orders the vertices of one block alike in every block of the orbit.
-    """
+    """Disjoint orbits, by what they are for every vertex."""
 
     orbit: np.ndarray
+    """Its orbit, -1 for none."""
     block: np.ndarray
+    """The index of its block within the orbit, 0 .. size-1."""
     role: np.ndarray
+    """A number that orders the vertices of one block alike in every block of the orbit."""
 
     def __getitem__(self, which: np.ndarray) -> "Level":
         return Level(self.orbit[which], self.block[which], self.role[which])

@@ -13,8 +13,8 @@ An entry of a value's axes, one per dimension, is one of
   a `Joint`.
 
 A joint's `handles` stand for its slices along some of its factors; asking for them demands that
-these slices move as wholes. Asking that of every factor makes all axes plain: `decouple`. An operator
-whose rule knows plain axes only gets them so, and is right, though less may move.
+these slices move as wholes. Asking that of every factor makes all axes plain: `decouple`. A rule
+that knows plain axes only gets them so, and is right, though less may move.
 """
 
 from collections.abc import Iterable, Sequence
@@ -127,7 +127,8 @@ def whole(channels: ChannelAxes, dims: Dims) -> Dims:
 
 def _plain(channels: ChannelAxes, dims: Dims, joints: Iterable[Joint]) -> Dims:
     """Replace each factor of these joints by a plain axis."""
-    return [[plain(channels, f) if f.of in joints else f for f in dim] for dim in dims]
+    taken = {factor for joint in joints for factor in joint.factors}
+    return [[plain(channels, f) if f in taken else f for f in dim] for dim in dims]
 
 
 def plain(channels: ChannelAxes, factor: Factor) -> Factor:

@@ -12,6 +12,7 @@ from math import prod
 from repair_kernels.axes import ChannelAxes
 from repair_kernels.rules.joints import (
     ALIKE,
+    Alike,
     Axes,
     Dims,
     Factor,
@@ -50,8 +51,8 @@ def einsum(
 def reduce(channels: ChannelAxes, axes: Axes, dims: Collection[int]) -> Axes:
     """Return the axes after a sum (or a mean, a maximum, a norm) over dimensions, which are kept.
 
-    A sum over all of an axis does not depend on its order. A sum over a part of a joint demands that
-    what is summed stays together: the sum's channel stands for that set.
+    A sum over all of an axis does not depend on its order. A sum over a part of a joint demands
+    that what is summed stays together: the sum's channel stands for that set.
     """
     value = [factors_of(entry, None) for entry in axes]
     gone = {factor for dim in dims for factor in value[dim]}
@@ -101,13 +102,13 @@ def _cut_alike(channels: ChannelAxes, operands: Sequence[Axes], reason: str) -> 
     """Return the operands' factors, with each dimension cut into the same ones in all of them."""
     values = [copied([factors_of(entry, None) for entry in axes]) for axes in operands]
     for d in range(len(operands[0])):
-        cut = [axes[d] for axes in operands if isinstance(axes[d], tuple)]
+        cut = [entry for axes in operands if isinstance(entry := axes[d], tuple)]
         if not cut:
             continue
         sizes = [factor.size for factor in max(cut, key=len)]
         for axes, value in zip(operands, values, strict=True):
             entry = axes[d]
-            if entry is ALIKE or entry is None:
+            if entry is None or isinstance(entry, Alike):
                 value[d] = [Factor(size, entry) for size in sizes]
                 continue
             dims = regroup(value[d], sizes)
@@ -141,7 +142,7 @@ def _spanning(
 def _link(
     channels: ChannelAxes, group: list[Slot], at: list[dict[Slot, Factor]], reason: str
 ) -> dict[Slot, Factor]:
-    """Tie what the values say of slots that the widest joint covers; return the result's factors."""
+    """Tie what values say of slots that the widest joint covers; return the result's factors."""
     carrier = max(at, key=lambda value: _width(value[group[0]]))
     widest = carrier[group[0]].of
     if not isinstance(widest, Joint):

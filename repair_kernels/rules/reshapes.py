@@ -69,7 +69,7 @@ def repeat_interleave(node: Node, track: Tracker) -> Axes:
 
 
 def _repeats(node: Node, x: Node, track: Tracker) -> list[tuple[Any, int, Any]]:
-    """Return for each dimension of the result the input's size, how often it is repeated, and axis."""
+    """Return for each dimension of the result the input's size, its repeats, and its entry."""
     after = shape(node)
     sizes = (1,) * (len(after) - len(shape(x))) + shape(x)
     ratios = [

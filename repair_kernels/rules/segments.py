@@ -8,7 +8,16 @@ import torch
 from torch.fx import Node
 
 from repair_kernels.rules import products
-from repair_kernels.rules.joints import ALIKE, Axes, Joint, entries, factors_of
+from repair_kernels.rules.joints import (
+    ALIKE,
+    Alike,
+    Axes,
+    Dims,
+    Factor,
+    Joint,
+    entries,
+    factors_of,
+)
 from repair_kernels.rules.tracker import (
     Tracker,
     argument,
@@ -39,7 +48,7 @@ def pad(node: Node, track: Tracker) -> Axes:
         dim = len(axes) - 1 - number
         before, after = amounts[2 * number], amounts[2 * number + 1]
         axis = axes[dim]
-        if axis is None or before == after == 0:
+        if not isinstance(axis, np.ndarray) or before == after == 0:
             continue
         if not constant:
             pin_space(node, track, x, [dim])
@@ -96,22 +105,26 @@ def take(node: Node, track: Tracker, x: Node, dim: int, index: np.ndarray) -> Ax
         track.axis(x, dim)
     axes = track.axes(x)
     entry = axes[dim]
-    if entry is None or entry is ALIKE:
+    if entry is None or isinstance(entry, Alike):
         return axes
     why = reason(node, "picks this position")
     if isinstance(entry, np.ndarray):
         axes[dim] = track.channels.occur(entry[index], why)
         return axes if len(index) > 1 else [*axes[:dim], None, *axes[dim + 1 :]]
-    joint = entry[0].of
-    kept = joint.vertices.take(index, joint.factors.index(entry[0]))
-    track.channels.occur(kept.reshape(-1), why)
-    others = [f for f in joint.factors if f is not entry[0] or len(index) > 1]
-    taken = Joint(kept.reshape([n for n, f in zip(kept.shape, joint.factors) if f in others]))
-    new = dict(zip(others, taken.factors, strict=True))
     value = [factors_of(e, None) for e in axes]
-    return entries(
-        track.channels, [[new.get(f, f) for f in d if f in new or f.of is not joint] for d in value]
-    )
+    return entries(track.channels, _take_factor(track, value, value[dim][0], index, why))
+
+
+def _take_factor(track: Tracker, value: Dims, factor: Factor, index: np.ndarray, why: str) -> Dims:
+    """Return a value's factors with these positions of a joint's factor; one position is none."""
+    joint = factor.of
+    assert isinstance(joint, Joint)
+    kept = joint.vertices.take(index, joint.factors.index(factor))
+    track.channels.occur(kept.reshape(-1), why)
+    left = [f for f in joint.factors if f is not factor or len(index) > 1]
+    taken = Joint(kept.reshape([len(index) if f is factor else f.size for f in left]))
+    new = dict(zip(left, taken.factors, strict=True))
+    return [[new.get(f, f) for f in dim if f in new or f.of is not joint] for dim in value]
 
 
 @rule(aten.roll, aten.flip)
