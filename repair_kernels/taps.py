@@ -52,12 +52,16 @@ class Tap:
 
 
 def tap_sites(nodes: list[Node], tracker: Tracker) -> list[TapSite]:
-    """Name every value with one channel axis by its layer, else by its module and operator."""
+    """Name every value with one channel axis by its layer, else by its module and operator.
+
+    What is computed from weights alone is no activation: it is the same for all images.
+    """
     sites = []
     taken: set[str] = set()
+    computed = values_of_inputs(nodes, tracker)
     for node in nodes:
         axes = tracker.values.get(node)
-        if node.op != "call_function" or packet(node) in NOT_TAPPED or not isinstance(axes, list):
+        if node not in computed or packet(node) in NOT_TAPPED or not isinstance(axes, list):
             continue
         moving = [axis for axis in axes if axis is not None and not isinstance(axis, list)]
         if len(moving) != 1 or not isinstance(moving[0], np.ndarray):
@@ -75,6 +79,32 @@ def tap_sites(nodes: list[Node], tracker: Tracker) -> list[TapSite]:
         taken.add(name)
         sites.append(TapSite(name, node, packet(node) in ACTIVATIONS))
     return sites
+
+
+def values_of_inputs(nodes: list[Node], tracker: Tracker) -> set[Node]:
+    """Return what operators compute from the network's input, not from weights and constants.
+
+    A value that is written to holds what was written, also where it is read by an older name.
+    """
+    others = [n for n in nodes if n.op == "placeholder" and n not in tracker.parameters]
+    batches = [n for n in others if any(isinstance(size, torch.SymInt) for size in _sizes(n))]
+    reached = set(batches or others)
+    computed = set()
+    for node in nodes:
+        if not isinstance(node.meta.get("val"), torch.Tensor | list | tuple):
+            continue
+        if node.op == "call_function" and not reached.isdisjoint(node.all_input_nodes):
+            computed.add(node)
+            reached.add(node)
+            schema = getattr(node.target, "_schema", None)
+            if schema is not None and schema.is_mutable:
+                reached |= tracker.written
+    return computed
+
+
+def _sizes(node: Node) -> tuple:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
 
 def _innermost_module(node: Node) -> tuple[str, bool]:

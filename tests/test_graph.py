@@ -252,3 +252,15 @@ def test_what_is_no_module_is_refused_by_its_type(model: object) -> None:
         trace(model, torch.zeros(2, 3))
     with pytest.raises(ArgumentError, match="must be a torch.nn.Module"):
         state_of(model)
+
+
+def test_what_is_computed_from_weights_alone_is_no_tap():
+    def run(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        kept = torch.zeros(x.shape[0], 4, dtype=x.dtype)
+        kept[:, :] = self.fc(x)
+        return self.out(kept.tanh() * self.gate.sigmoid() + self.gate.relu().exp())
+
+    model = Calls(run, fc=nn.Linear(3, 4), gate=nn.Parameter(torch.ones(4)), out=nn.Linear(4, 2))
+    graph = trace(model, torch.zeros(2, 3))
+    assert graph.taps == ("fc", "copy_", "tanh", "mul", "add", "out")
+    assert graph.groups["fc"].match_tap == "tanh"
