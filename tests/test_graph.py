@@ -1,4 +1,6 @@
-"""What `trace` captures and refuses, how taps are named, and that models stay as they are."""
+"""What `trace` captures, how taps are named, and that models stay as they are."""
+
+import time
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.mlp import MLP
-from models.resnet import CifarResNet, imagenet_resnet18
+from models.resnet import CifarResNet, imagenet_resnet18, imagenet_resnet50
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError, GraphCaptureError
 from repair_kernels.graph import NetworkGraph, check_same_architecture, state_of, trace
 from tests.equivariance import Calls
@@ -262,5 +264,15 @@ def test_what_is_computed_from_weights_alone_is_no_tap():
 
     model = Calls(run, fc=nn.Linear(3, 4), gate=nn.Parameter(torch.ones(4)), out=nn.Linear(4, 2))
     graph = trace(model, torch.zeros(2, 3))
-    assert graph.taps == ("fc", "copy_", "tanh", "mul", "add", "out")
+    assert graph.taps == ("fc", "copy", "tanh", "mul", "add", "out")
     assert graph.groups["fc"].match_tap == "tanh"
+
+
+def test_a_resnet50_without_values_is_traced_in_three_seconds_of_one_core():
+    with torch.device("meta"):
+        model, example = imagenet_resnet50(), torch.zeros(2, 3, 64, 64)
+    trace(nn.Linear(3, 4), torch.zeros(2, 3))  # The first use of `torch.export` imports much.
+    started = time.process_time()
+    graph = trace(model, example)
+    assert time.process_time() - started < 3
+    assert len(graph.groups) == 37
