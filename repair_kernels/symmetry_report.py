@@ -90,15 +90,23 @@ class SymmetryReport:
             f"{self.share_of_weights:.1%} of the weights can move, and "
             f"{self.share_of_channels:.1%} of the channels on their axes".replace("%", " %"),
         ]
+        inner = {name for g in self.groups.values() for member in g.inner or () for name in member}
         yield [
             f"{'group':40} {'size':>6}  matched at",
-            *(f"{g.name:40} {g.size:6d}  {g.match_tap}" for g in self.groups.values()),
+            *(self._row(g) for g in self.groups.values() if g.name not in inner),
         ]
         yield [
             "axes that cannot move, wholly or in part:",
             *([f"  {axis:40} {self._stay(axis):>12}  {why}" for axis, why in self.pins.items()]),
             *([] if self.pins else ["  none"]),
         ]
+
+    def _row(self, group: PermutationGroup) -> str:
+        row = f"{group.name:40} {group.size:6d}  {group.match_tap or 'no tap'}"
+        if not group.inner or not group.inner[0]:
+            return row
+        sizes = " and ".join(str(self.groups[name].size) for name in group.inner[0])
+        return f"{row}, each member with {sizes} inside of it"
 
     def _stay(self, axis: str) -> str:
         name, _, dim = axis.removesuffix("]").rpartition("[")

@@ -47,7 +47,9 @@ def batch_norm(name: str) -> list[str]:
     return [f"{name}.{v}" for v in ("weight", "bias", "running_mean", "running_var")]
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=3 * settings().max_examples // 10, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(networks(), st.integers(0, 2**31))
 def test_any_network_of_known_blocks_keeps_its_function_in_another_order(network, seed):
     model = lively(network, seed).double().eval()
