@@ -325,7 +325,7 @@ def _spread(relations: Sequence[Relation], free: np.ndarray, reason_of: dict[int
 def _nested(levels: list[Level]) -> dict[int, tuple[int, int, int]]:
     """Return for each orbit that lies in one block of a higher one which, and its place there.
 
-    Its roles become those of the higher orbit, so that they are alike in all of its blocks.
+    Its roles follow those of the higher orbit, so that they are alike in all of its blocks.
     """
     found: dict[int, tuple[int, int, int]] = {}
     for depth in range(len(levels) - 2, -1, -1):
@@ -339,6 +339,8 @@ def _nested(levels: list[Level]) -> dict[int, tuple[int, int, int]]:
                 if at.orbit[0] >= 0 and not (np.ptp(at.orbit) or np.ptp(at.block)):
                     where = int(at.orbit[0]), int(at.block[0]), int(at.role.min())
                     found[int(level.orbit[members[0]])] = where
-                    level.role[members] = at.role
+                    block = level.block[members]
+                    by_role = members[np.lexsort((at.role, block))]
+                    level.role[by_role] = np.tile(np.arange((block == 0).sum()), block.max() + 1)
                     break
     return found
