@@ -19,6 +19,7 @@ from repair_kernels.folding import fold
 from repair_kernels.graph import NetworkGraph, State, state_of
 from repair_kernels.interpolation import interpolate_states
 from repair_kernels.matching import match
+from repair_kernels.new_biases import give_biases
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.permutation import Permutation, permute_state, tap_indices, with_state
 from repair_kernels.statistics import collect
@@ -108,11 +109,13 @@ class AlignedPair:
         for alpha, affines in zip(missing, found, strict=True):
             self.corrections[alpha, variant] = affines
 
-    def merge(self, alpha: float, variant: str) -> MergedNetwork:
+    def merge(self, alpha: float, variant: str, *, add_bias: bool = False) -> MergedNetwork:
         """Return the network at alpha, corrected, with the corrections in its weights."""
-        return next(self.merge_each([alpha], variant))
+        return next(self.merge_each([alpha], variant, add_bias=add_bias))
 
-    def merge_each(self, alphas: Sequence[float], variant: str) -> Iterator[MergedNetwork]:
+    def merge_each(
+        self, alphas: Sequence[float], variant: str, *, add_bias: bool = False
+    ) -> Iterator[MergedNetwork]:
         """Yield the network at each alpha, with the same bits as one alpha alone.
 
         As many weight sets as fit into `WEIGHT_BYTES_PER_PASS` are held at a time, and share one
@@ -123,7 +126,10 @@ class AlignedPair:
         for start in range(0, len(alphas), per_pass):
             for state, affines in self.correct(alphas[start : start + per_pass], variant):
                 folded, explicit = fold(self.graph, state, affines)
-                model = attach(with_state(self.model_a, folded), self.graph, explicit)
+                model = with_state(self.model_a, folded)
+                if add_bias:
+                    explicit = give_biases(model, self.graph, explicit)
+                model = attach(model, self.graph, explicit)
                 yield MergedNetwork(model, tuple(affines), tuple(explicit))
 
     def sweep(

@@ -86,6 +86,7 @@ def repair(
     backend: str | None = None,
     progress: bool = False,
     verify: bool = True,
+    add_bias: bool = False,
 ) -> RepairResult:
     """Merge two networks: match, permute, interpolate, restore their statistics.
 
@@ -100,6 +101,7 @@ def repair(
         device, precision, backend, progress: see `compute_stats`
         verify: run the permuted b beside b in float64 on a few images, and stop if their functions
             differ; see `NetworkGraph.verify`
+        add_bias: whether layers without a bias may get one; see `calibrate`
     Returns:
         the merged network, the permutations, the endpoints' statistics and a report
     Raises:
@@ -124,7 +126,7 @@ def repair(
             progress=progress,
             verify=verify,
         )
-        merged = pair.merge(alpha, variant)
+        merged = pair.merge(alpha, variant, add_bias=add_bias)
     report = RepairReport(
         variant=variant,
         alpha=alpha,

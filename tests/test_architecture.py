@@ -44,6 +44,7 @@ LAYERS = (
         "matching",
         "interpolation",
         "folding",
+        "new_biases",
         "explicit",
         "calibration",
         "evaluation",
