@@ -1,6 +1,6 @@
-"""Corrections of layers that have no bias, as new biases: on request, since weights get new names.
+"""Corrections of layers without a bias, as new biases: on request, since weights are added.
 
-W' = s W    b' = t
+With `W' = s W` and `b' = t` the layer itself returns the corrected values.
 """
 
 from collections.abc import Mapping

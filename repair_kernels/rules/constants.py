@@ -1,9 +1,11 @@
 """Rules of tensors that the network makes itself, and of writing over one that it has."""
 
+from typing import Any
+
 import torch
 from torch.fx import Node
 
-from repair_kernels.rules.tracker import Axes, Tracker, rule, shape
+from repair_kernels.rules.tracker import Axes, Tracker, reason, rule, shape
 
 aten = torch.ops.aten
 
@@ -37,3 +39,9 @@ def uniform(node: Node, track: Tracker) -> Axes:
 def ordered(node: Node, track: Tracker) -> Axes:
     """Let elements that differ by their place stay, and those that nothing is known of."""
     return [None] * len(shape(node))
+
+
+@rule(*_operators("meshgrid one_hot bucketize searchsorted"))
+def places(node: Node, track: Tracker) -> Any:
+    """Pin numbers that stand for places, or make them."""
+    return track.unknown(node, reason(node, "works with places"))
