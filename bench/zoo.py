@@ -20,6 +20,7 @@ import json
 import logging
 import multiprocessing
 import resource
+import signal
 import sys
 import time
 import warnings
@@ -48,7 +49,10 @@ from repair_kernels.verification import FLOOR, MARGIN  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "zoo.json"
 SIZES = (64, 96, 112, 128, 160, 224, 256)
-SECONDS, BYTES = 400, 20 * 2**30
+SECONDS, BYTES = 300, 20 * 2**30
+"""Limits of one network: seconds of a core, and memory."""
+PATIENCE = 3600
+"""Seconds after which a network that does not work at all is given up."""
 LARGE = 2e8
 """Parameters beyond which the taps are not compared: three copies would not have room."""
 Row = dict[str, Any]
@@ -248,6 +252,7 @@ def without_node(why: str) -> str:
 def run_one(name: str, answer: Connection) -> None:
     """Examine a network in a process of its own."""
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     try:
@@ -268,20 +273,26 @@ def run_all(names: Iterable[str], jobs: int) -> Iterator[tuple[str, Row]]:
             process = context.Process(target=run_one, args=(name, theirs))
             process.start()
             theirs.close()
-            running.append((name, process, ours, time.monotonic() + SECONDS))
+            running.append((name, process, ours, time.monotonic() + PATIENCE))
         for entry in list(running):
             name, process, ours, until = entry
             if not ours.poll(0.05) and time.monotonic() < until:
                 continue
-            try:
-                row = ours.recv() if ours.poll() else None
-            except EOFError:
-                row = {"captured": False, "why": f"the process ended with {process.exitcode}"}
             running.remove(entry)
-            process.terminate() if row is None else None
+            row = None
+            with suppress(EOFError):
+                row = ours.recv() if ours.poll() else None
+            if time.monotonic() >= until:
+                process.kill()
             process.join()
-            late = {"captured": False, "why": f"took more than {SECONDS} s"}
-            yield name, late if row is None else row
+            yield name, row or {"captured": False, "why": _ending(process.exitcode)}
+
+
+def _ending(code: int | None) -> str:
+    """Say how a process ended that sent nothing."""
+    if code == -signal.SIGXCPU:
+        return f"took more than {SECONDS} s of a core"
+    return f"the process ended with {code} (-9: out of memory or patience)"
 
 
 def main(arguments: list[str] | None = None) -> int:

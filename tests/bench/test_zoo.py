@@ -1,6 +1,8 @@
 """The list of networks is what it says, the bench sees mistakes, the results keep the promise."""
 
+import collections
 import importlib.util
+import itertools
 import json
 
 import pytest
@@ -85,6 +87,13 @@ def test_a_network_that_fails_has_a_row_that_says_why():
     rows = dict(zoo.run_all(["no_such_network"], jobs=1))
     assert rows["no_such_network"]["captured"] is False
     assert rows["no_such_network"]["why"]
+
+
+def test_a_network_that_takes_too_long_has_a_row_that_says_so(monkeypatch):
+    monkeypatch.setattr(zoo, "SECONDS", 1)
+    monkeypatch.setattr(zoo, "examine", lambda name: collections.deque(itertools.count(), 0))
+    [(_, row)] = zoo.run_all(["endless"], jobs=1)
+    assert row == {"captured": False, "why": "took more than 1 s of a core"}
 
 
 @needs_libraries
