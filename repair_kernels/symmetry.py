@@ -129,6 +129,13 @@ def find_symmetry(
     for number in sorted(kept & orbits.inside.keys(), key=lambda n: orbits.inside[n][2]):
         outer, block, _ = orbits.inside[number]
         inner.setdefault(outer, [[] for _ in range(orbits.sizes[outer])])[block].append(number)
+    for members in inner.values():
+        # Places agree between members; the order in which groups are named is the first member's.
+        order = sorted(
+            range(len(members[0])),
+            key=lambda n, first=members[0]: _first_site(sites, taps.get(first[n], {})),
+        )
+        members[:] = [[held[n] for n in order] for held in members]
     groups: dict[str, PermutationGroup] = {}
 
     def add(number: int, place: str = "") -> str:
