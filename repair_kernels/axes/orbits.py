@@ -270,24 +270,23 @@ def _releases(cluster: Cluster) -> list[frozenset[int]]:
     With a gathering go those whose sets each touch one block at most: they are inside a block, or
     hang on it. What crosses several blocks stays fixed, but for the last try, which releases all.
     """
-    count, known = len(cluster.classes), {frozenset(range(len(cluster.gatherings)))}
-    for seed in range(len(cluster.gatherings)):
-        released = {seed}
-        while True:
-            chosen = [cluster.gatherings[n] for n in sorted(released)]
-            units = components(count, [r.pairs() for r in [*cluster.bindings, *chosen]])
+    known = {frozenset(range(len(cluster.gatherings)))}
+    bound = components(len(cluster.classes), [r.pairs() for r in cluster.bindings])
+    gatherings = [Relation(bound[r.rows], r.parts) for r in cluster.gatherings]
+    count = int(bound.max(initial=-1)) + 1
+    for seed in range(len(gatherings)):
+        released: set[int] = set()
+        units, held = np.arange(count), np.zeros(count, dtype=bool)
+        joining: int | None = seed
+        while joining is not None:
+            released.add(joining)
+            sets = units[gatherings[joining].rows]
+            merged = components(count, [Relation(sets, gatherings[joining].parts).pairs()])
+            units, before = merged[units], np.concatenate([np.flatnonzero(held), sets[:, 0]])
             held = np.zeros(count, dtype=bool)
-            for relation in chosen:
-                held[units[relation.rows[:, 0]]] = True
-            joining = (
-                number
-                for number, relation in enumerate(cluster.gatherings)
-                if number not in released and _hangs_on_one(relation, units, held)
-            )
-            number = next(joining, None)
-            if number is None:
-                break
-            released.add(number)
+            held[merged[before]] = True
+            others = (n for n in range(len(gatherings)) if n not in released)
+            joining = next((n for n in others if _hangs_on_one(gatherings[n], units, held)), None)
         known.add(frozenset(released))
     return sorted(known, key=lambda released: (len(released), sorted(released)))
 
