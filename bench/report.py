@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import tables  # noqa: E402
+from bench import tables, zoo_tables  # noqa: E402
 from bench.tables import read, source  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -55,6 +55,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "cost_shares": tables.cost_shares,
     "errors": tables.errors,
     "moment_errors": tables.moment_errors,
+    "zoo_summary": zoo_tables.summary,
+    "zoo_families": zoo_tables.families,
+    "zoo_pins": zoo_tables.pins,
+    "zoo_networks": zoo_tables.networks,
 }
 
 

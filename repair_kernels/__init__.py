@@ -18,8 +18,10 @@ from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.permutation import Permutation, permute
 from repair_kernels.pipeline import RepairReport, RepairResult, repair, sweep
+from repair_kernels.rules import register_rule
 from repair_kernels.statistics import compute_stats
 from repair_kernels.symmetry import PermutationGroup
+from repair_kernels.symmetry_report import SymmetryReport
 from repair_kernels.version import __version__
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "trace",
     "NetworkGraph",
     "PermutationGroup",
+    "SymmetryReport",
+    "register_rule",
     "match",
     "Permutation",
     "permute",

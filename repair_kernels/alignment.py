@@ -5,28 +5,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.batches import Batches
 from repair_kernels.calibration import VARIANTS, correct, correction_taps
 from repair_kernels.channel_statistics import collect_channels
 from repair_kernels.endpoints import capture_pair, choose_device
-from repair_kernels.errors import ArgumentError, CalibrationDataError, FunctionChangedError
+from repair_kernels.errors import ArgumentError, CalibrationDataError
 from repair_kernels.evaluation import Path, variance_ratio
-from repair_kernels.execution import as_mapping, execute
 from repair_kernels.explicit import attach
 from repair_kernels.folding import fold
 from repair_kernels.graph import NetworkGraph, State, state_of
 from repair_kernels.interpolation import interpolate_states
 from repair_kernels.matching import match
+from repair_kernels.new_biases import give_biases
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.permutation import Permutation, permute_state, tap_indices, with_state
 from repair_kernels.statistics import collect
+from repair_kernels.verification import function_deviation
 
 VERIFIED_IMAGES = 8
-# Of the largest output, in float64: sums in another order, layer by layer; far below any mistake.
-MAX_DEVIATION = 1e-8
 # Weight sets that share a pass over the data: 20 of a ResNet50's, in float32.
 WEIGHT_BYTES_PER_PASS = 2 * 2**30
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -55,7 +54,7 @@ class AlignedPair:
         aligned_stats: the same with b's channels in a's order
         permutations: by group
         deviation: largest difference that the permutation made to b's output, relative to its
-            largest output
+            largest output; None if that was not asked for
         data: the calibration data
         taps: what to correct, as the caller said
         backend: see `ops`
@@ -70,7 +69,7 @@ class AlignedPair:
     stats: PairedStats
     aligned_stats: PairedStats
     permutations: Mapping[str, Permutation]
-    deviation: float
+    deviation: float | None
     data: Batches
     taps: Sequence[str] | str | None
     backend: str | None
@@ -110,11 +109,13 @@ class AlignedPair:
         for alpha, affines in zip(missing, found, strict=True):
             self.corrections[alpha, variant] = affines
 
-    def merge(self, alpha: float, variant: str) -> MergedNetwork:
+    def merge(self, alpha: float, variant: str, *, add_bias: bool = False) -> MergedNetwork:
         """Return the network at alpha, corrected, with the corrections in its weights."""
-        return next(self.merge_each([alpha], variant))
+        return next(self.merge_each([alpha], variant, add_bias=add_bias))
 
-    def merge_each(self, alphas: Sequence[float], variant: str) -> Iterator[MergedNetwork]:
+    def merge_each(
+        self, alphas: Sequence[float], variant: str, *, add_bias: bool = False
+    ) -> Iterator[MergedNetwork]:
         """Yield the network at each alpha, with the same bits as one alpha alone.
 
         As many weight sets as fit into `WEIGHT_BYTES_PER_PASS` are held at a time, and share one
@@ -125,7 +126,10 @@ class AlignedPair:
         for start in range(0, len(alphas), per_pass):
             for state, affines in self.correct(alphas[start : start + per_pass], variant):
                 folded, explicit = fold(self.graph, state, affines)
-                model = attach(with_state(self.model_a, folded), self.graph, explicit)
+                model = with_state(self.model_a, folded)
+                if add_bias:
+                    explicit = give_biases(model, self.graph, explicit)
+                model = attach(model, self.graph, explicit)
                 yield MergedNetwork(model, tuple(affines), tuple(explicit))
 
     def sweep(
@@ -165,6 +169,7 @@ def align(
     precision: str = "tf32x3",
     backend: str | None = None,
     progress: bool = False,
+    verify: bool = True,
 ) -> AlignedPair:
     """Collect the statistics in one pass, match, and carry b's channels into a's order.
 
@@ -196,6 +201,10 @@ def align(
     permutations = match(stats, graph.groups)
     permuted = permute_state(state_b, graph.groups, permutations)
     widths = {tap: graph.tap(tap).channels for tap in stats}
+    deviation = None
+    if verify:
+        few = data.first[:VERIFIED_IMAGES]
+        deviation = function_deviation(graph, state_b, permuted, permutations, few)
     return AlignedPair(
         model_a=model_a,
         graph=graph,
@@ -205,7 +214,7 @@ def align(
         stats=stats,
         aligned_stats=stats.permuted_b(tap_indices(graph.groups, permutations, widths)),
         permutations=permutations,
-        deviation=permutation_deviation(graph, state_b, permuted, data.first),
+        deviation=deviation,
         data=data,
         taps=taps,
         backend=backend,
@@ -220,62 +229,6 @@ def _check_same_metrics(rows: Sequence[Mapping[str, float]]) -> None:
                 f"{', '.join(rows[0]) or 'none'} for network a and {', '.join(row) or 'none'} for "
                 "another; return all of them each time"
             )
-
-
-def permutation_deviation(
-    graph: NetworkGraph, state: State, permuted: State, batch: Tensor
-) -> float:
-    """Return how far a permuted network's output is off, relative to the largest output.
-
-    Computed in float64 on a few images.
-
-    Raises:
-        FunctionChangedError: when the difference is more than rounding.
-    """
-    few = batch[:VERIFIED_IMAGES]
-    if len(few) == 0:
-        return 0.0
-    if few.is_floating_point():
-        few = few.double()
-    with torch.no_grad():
-        widened = [
-            {
-                name: t.double() if t.is_floating_point() else t
-                for name, t in as_mapping(s, few.device).items()
-            }
-            for s in (state, permuted)
-        ]
-        before, after = execute(graph, widened, few, dtype=torch.float64)
-    return _largest_deviation(_tensors(before), _tensors(after))
-
-
-def _largest_deviation(before: list[Tensor], after: list[Tensor]) -> float:
-    largest = 0.0
-    for x, y in zip(before, after, strict=True):
-        if not x.is_floating_point() or x.numel() == 0:
-            continue
-        deviation = float((x - y).abs().max() / x.abs().max().clamp_min(torch.finfo(x.dtype).tiny))
-        if not deviation <= MAX_DEVIATION:
-            raise FunctionChangedError(
-                "the permuted network must compute the same function; its output deviates by "
-                f"{deviation:.1e} of the largest "
-                "output; a permutation group of this architecture is wrong: please report it"
-            )
-        largest = max(largest, deviation)
-    return largest
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    values = (
-        output.values()
-        if isinstance(output, Mapping)
-        else output
-        if isinstance(output, list | tuple)
-        else ()
-    )
-    return [tensor for value in values for tensor in _tensors(value)]
 
 
 def _open(batches: Iterable[Any], n_samples: int | None, variants: Sequence[str]) -> Batches:

@@ -27,6 +27,7 @@ from repair_kernels.goals import Affine, Goal, affine_to_goal, closed_form, goal
 from repair_kernels.graph import NetworkGraph, State, state_of
 from repair_kernels.interpolation import interpolate, interpolate_state
 from repair_kernels.moments import ChannelMoments, PairedMoments
+from repair_kernels.new_biases import give_biases
 from repair_kernels.permutation import with_state
 from repair_kernels.running import RunningMoments
 from repair_kernels.statistics import collect
@@ -154,6 +155,7 @@ def calibrate(
     n_samples: int | None = None,
     device: torch.device | str | None = None,
     backend: str | None = None,
+    add_bias: bool = False,
 ) -> nn.Module:
     """Interpolate two aligned networks and restore the statistics of the chosen taps.
 
@@ -167,6 +169,8 @@ def calibrate(
         taps: what to correct; default: the outputs of all convolutions, linear maps and (but for
             "closed_form") residual blocks, except the network's output
         n_samples: how many images to use at most
+        add_bias: whether a layer without a bias may get one, where nothing else holds a shift; it
+            is a new name among the weights. Otherwise the shift is an explicit layer.
     Returns:
         a new network: of the class of `model_a` with corrections in its weights, and explicit
         `ChannelAffine` layers where they cannot be folded; on the device of `model_a`
@@ -202,7 +206,10 @@ def calibrate(
         merged = interpolate_state(state_a, state_b, alpha, backend=backend)
         [affines] = correct(graph, [merged], data, stats, chosen, [alpha], variant, backend=backend)
         state, explicit = fold(graph, merged, affines)
-        return attach(with_state(model_a, state), graph, explicit)
+        model = with_state(model_a, state)
+        if add_bias:
+            explicit = give_biases(model, graph, explicit)
+        return attach(model, graph, explicit)
 
 
 def correct(

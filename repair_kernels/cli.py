@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from repair_kernels.alignment import AlignedPair, align
+from repair_kernels.alignment import VERIFIED_IMAGES, AlignedPair, align
 from repair_kernels.atomic import atomic_path
 from repair_kernels.batches import Batches
 from repair_kernels.calibration import VARIANTS
@@ -35,6 +35,7 @@ from repair_kernels.statistics import compute_stats
 from repair_kernels.version import __version__
 
 EXIT_OK, EXIT_FAILED = 0, 1
+UNVERIFIED = "do not run the permuted network beside the original"
 DEMO_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DEMO_ROWS = {
     "plain": "plain average",
@@ -61,27 +62,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_stats(options: argparse.Namespace) -> None:
     """Compute the statistics of two networks and write them to a file."""
     model_a, model_b = load_models(options)
-    stats = compute_stats(
-        model_a,
-        model_b,
-        load_data(options.data, options.data_arg, options.batch_size),
-        cross="all" if options.cross_all else None,
-        **_common(options),
-    )
+    data = load_data(options.data, options.data_arg, options.batch_size)
+    cross = "all" if options.cross_all else None
+    stats = compute_stats(model_a, model_b, data, cross=cross, **_common(options))
     stats.save(options.output)
     print(f"{len(stats)} taps, {stats.n_images} images, written to {options.output}")
 
 
 def run_match(options: argparse.Namespace) -> None:
     """Match the channels of two networks from a statistics file and write b in a's order."""
-    model_a, _ = load_models(options)
+    model_a, model_b = load_models(options)
     data = load_data(options.data, options.data_arg, options.batch_size)
-    graph = trace(model_a, Batches(data).first.to(options.device or "cpu"))
+    batch = Batches(data).first.to(options.device or "cpu")
+    graph = trace(model_a, batch)
     permutations = match(PairedStats.load(options.stats), graph.groups)
+    if options.verify:
+        graph.verify(model_b, batch[:VERIFIED_IMAGES], permutations=permutations)
+    written = json.dumps({name: p.indices.tolist() for name, p in permutations.items()})
     with atomic_path(options.output) as temporary:
-        temporary.write_text(
-            json.dumps({name: p.indices.tolist() for name, p in permutations.items()})
-        )
+        temporary.write_text(written)
     print(f"{len(permutations)} groups matched, written to {options.output}")
 
 
@@ -95,6 +94,7 @@ def run_merge(options: argparse.Namespace) -> None:
         alpha=options.alpha,
         variant=options.variant,
         taps=options.tap or None,
+        verify=options.verify,
         **_common(options),
     )
     made = _made_by(options.alpha, options.variant, result.report.explicit)
@@ -119,6 +119,7 @@ def run_sweep(options: argparse.Namespace) -> None:
         alphas=[i / (options.points - 1) for i in range(options.points)],
         variants=options.variant or ("none", "forward"),
         taps=options.tap or None,
+        verify=options.verify,
         **_common(options),
     )
     folder = FilePath(options.output)
@@ -207,11 +208,8 @@ def _write_demo(pair: AlignedPair, path: Path, folder: FilePath) -> None:
         permutation=pair.permutations["conv1"],
     )
     merged = pair.merge(0.5, "forward")
-    save_state_dict(
-        merged.model.state_dict(),
-        folder / "merged.safetensors",
-        metadata=_made_by(0.5, "forward", merged.explicit),
-    )
+    made = _made_by(0.5, "forward", merged.explicit)
+    save_state_dict(merged.model.state_dict(), folder / "merged.safetensors", metadata=made)
 
 
 def _made_by(alpha: float, variant: str, explicit: Sequence[str]) -> dict[str, str]:
@@ -243,8 +241,8 @@ def resolve(reference: str) -> Callable[..., Any]:
     except (ImportError, AttributeError) as error:
         raise ArgumentError(
             f"`{reference}` must name something that can be imported; {type(error).__name__}: "
-            f"{error}; "
-            "check the spelling, and that the package is installed or in the current folder"
+            f"{error}; check the spelling, and that the package is installed or in the current "
+            "folder"
         ) from error
     if not callable(found):
         raise ArgumentError(f"`{reference}` must name a callable; it is a {type(found).__name__}")
@@ -372,6 +370,8 @@ def _parser() -> argparse.ArgumentParser:
     path.add_argument("--tap", action="append", help="what to correct (repeatable)")
     path.add_argument("--no-plot", dest="plot", action="store_false", help="write no picture")
     path.add_argument("-o", "--output", required=True, help="folder to write")
+    for command in (matched, merge, path):
+        command.add_argument("--no-verify", dest="verify", action="store_false", help=UNVERIFIED)
     return parser
 
 

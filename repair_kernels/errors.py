@@ -47,4 +47,14 @@ class CompilationError(RepairKernelsError, RuntimeError):
 
 
 class FunctionChangedError(RepairKernelsError, RuntimeError):
-    """A permuted network computes something else: a derived permutation group is wrong."""
+    """A permuted network computes something else: a derived permutation group is wrong.
+
+    Attributes:
+        deviation: largest difference, relative to the largest value
+        tap: the first tap that differs; None where it is the network's output
+    """
+
+    def __init__(self, message: str, *, deviation: float = float("nan"), tap: str | None = None):
+        super().__init__(message)
+        self.deviation = deviation
+        self.tap = tap

@@ -7,16 +7,21 @@ keeps its values in the cache. A tap is read before the next node runs, so opera
 their input (`relu_`) are harmless.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from torch.fx import Node, map_arg
 
-from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.side_by_side import ForEach, one_by_one
+from repair_kernels.state import State
 from repair_kernels.taps import Tap
+
+if TYPE_CHECKING:
+    from repair_kernels.graph import NetworkGraph
 
 OnTap = Callable[[Tap, list[Tensor]], list[Tensor] | None]
 """Called with a tap and its value under each weight set; may return the values to go on with."""

@@ -15,6 +15,7 @@ from repair_kernels.checkpoints import load_into
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
 from repair_kernels.execution import execute
 from repair_kernels.graph import NetworkGraph, State, state_of, trace
+from repair_kernels.new_biases import layer_without_bias, new_bias
 from repair_kernels.permutation import with_state
 from repair_kernels.taps import Tap
 
@@ -107,7 +108,7 @@ def load_merged(
             file that `repair-kernels merge` wrote
         example_input: a batch of inputs; needed where a correction lies inside a module's forward
     Returns:
-        a network that computes what the merged one did
+        a network that computes what the merged one did; layers have the biases that it gave them
     Raises:
         ArchitectureMismatchError: names or shapes that are not those of `model`
         ArgumentError: without the `example_input` that is needed
@@ -119,6 +120,11 @@ def load_merged(
     affines = _affines_of(state)
     weights = {name: t for name, t in state.items() if _owner_of(name) is None}
     loaded = with_state(model, state_of(model))
+    for name in weights.keys() - state_of(loaded).keys():
+        path, _, leaf = name.rpartition(".")
+        layer = layer_without_bias(loaded, path)
+        if leaf == "bias" and layer is not None:
+            layer.bias = new_bias(layer, torch.zeros_like(weights[name]))
     load_into(loaded, weights, name="the merged network")
     inner = {owner: a for owner, a in affines.items() if owner.startswith(f"{LAYERS}.")}
     if inner:

@@ -6,8 +6,7 @@ weights: a *state* (parameters and buffers by name) is handed in wherever the gr
 one graph serves any number of weight sets.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -15,50 +14,26 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from repair_kernels.errors import ArchitectureMismatchError, ArgumentError, GraphCaptureError
+from repair_kernels.capture import capture
+from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
+from repair_kernels.permutation import Permutation, permute_state
 from repair_kernels.rules import IDENTITIES, packet, shape
 from repair_kernels.schedule import last_uses, overwritten_placeholders
+from repair_kernels.state import State, check_module, evaluating, state_of
 from repair_kernels.symmetry import PermutationGroup, Symmetry, find_symmetry, track
+from repair_kernels.symmetry_report import SymmetryReport, report
 from repair_kernels.taps import Tap, describe_taps, module_outputs, tap_sites
+from repair_kernels.verification import example_batch, function_deviation
 
-aten = torch.ops.aten
-State = dict[str, Tensor]
-"""All parameters and buffers of a network by name, non-persistent buffers included."""
-
-
-def check_module(model: object) -> None:
-    """Check that a model is one.
-
-    Raises:
-        ArgumentError: when it is something else, such as a state dict.
-    """
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(
-            f"a model must be a torch.nn.Module; got {type(model).__name__}; load the checkpoint "
-            "into a network first"
-        )
-
-
-def state_of(model: nn.Module) -> State:
-    """Return every parameter and buffer of a model by name, detached but not copied."""
-    check_module(model)
-    named = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-    return {name: tensor.detach() for name, tensor in named}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode and restore every module's own mode, whatever happens."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+__all__ = [
+    "NetworkGraph",
+    "State",
+    "check_module",
+    "check_same_architecture",
+    "evaluating",
+    "state_of",
+    "trace",
+]
 
 
 class NetworkGraph:
@@ -202,13 +177,49 @@ class NetworkGraph:
             found += self.users(user) if packet(user) in IDENTITIES else [user]
         return found
 
-    def report(self) -> str:
-        """Return a table of the permutation groups and of what pinned the axes that cannot move."""
-        lines = [f"{'group':40} {'size':>6}  matched at"]
-        lines += [f"{g.name:40} {g.size:6d}  {g.match_tap}" for g in self.groups.values()]
-        lines += ["", "axes that cannot move, wholly or in part:"]
-        lines += [f"  {axis:50} {why}" for axis, why in self.symmetry.pins.items()] or ["  none"]
-        return "\n".join(lines)
+    def verify(
+        self,
+        model: nn.Module,
+        batch: Tensor | None = None,
+        *,
+        permutations: Mapping[str, Permutation] | None = None,
+        seed: int = 0,
+    ) -> float:
+        """Run a network beside a permuted copy of itself in float64 and return their deviation.
+
+            deviation = max |y - y'| / max |y|        over everything that the network returns
+
+        Every tap is compared, too. What counts as rounding is found out on the way; see
+        `verification.py`.
+
+        Args:
+            model: the network, or another of its architecture; left as it is
+            batch: inputs; default: two of standard normal numbers, of the traced shape
+            permutations: by group; default: a random one for every group, drawn from `seed`
+        Raises:
+            FunctionChangedError: when the deviation is more than rounding; it has the deviation
+                and the name of the first tap that differs
+            ArgumentError: when the weights hold no values, or only a user can make inputs
+        Example:
+            >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+            >>> trace(model, torch.zeros(2, 3)).verify(model) < 1e-12
+            True
+        """
+        state = state_of(model)
+        if permutations is None:
+            generator = torch.Generator().manual_seed(seed)
+            permutations = {
+                name: Permutation.random(group.size, generator)
+                for name, group in self.groups.items()
+            }
+        if batch is None:
+            batch = example_batch(self, state, seed)
+        permuted = permute_state(state, self.groups, permutations)
+        return function_deviation(self, state, permuted, permutations, batch)
+
+    def report(self) -> SymmetryReport:
+        """Return what can move, what pinned the rest and why; `print` it for a table."""
+        return report(self.nodes, self.sources, self.symmetry)
 
 
 def trace(model: nn.Module, example_input: Tensor) -> NetworkGraph:
@@ -228,32 +239,7 @@ def trace(model: nn.Module, example_input: Tensor) -> NetworkGraph:
         >>> graph.taps, graph.groups["0"].size
         (('0', '1', '2'), 4)
     """
-    check_module(model)
-    if not isinstance(example_input, Tensor) or example_input.dim() == 0:
-        raise GraphCaptureError(
-            "`example_input` must be a tensor with a batch dimension; got "
-            f"{type(example_input).__name__}; pass one batch"
-        )
-    example = example_input.detach()[:1]
-    # A batch of one would be taken for a constant of the network.
-    example = (
-        example.expand(2, *example.shape[1:]).contiguous()
-        if len(example)
-        else example.new_zeros(2, *example.shape[1:])
-    )
-    try:
-        with evaluating(model), torch.no_grad():
-            program = torch.export.export(
-                model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
-            )
-    except Exception as error:
-        cause = str(error).strip().splitlines()
-        raise GraphCaptureError(
-            f"`torch.export` could not capture {type(model).__name__} with a dynamic batch: "
-            f"{type(error).__name__}: {cause[0] if cause else 'no message'}; "
-            "the forward must take one tensor and must not branch on values or fix the batch size"
-        ) from error
-    _drop_assertions(program.graph_module)
+    program = capture(model, example_input)
     signature = program.graph_signature
     sources = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     constants: dict[str, Any] = {
@@ -264,13 +250,6 @@ def trace(model: nn.Module, example_input: Tensor) -> NetworkGraph:
     canonical = {name: names[0] for names in aliases.values() for name in names}
     sources = {node: canonical[name] for node, name in sources.items()}
     return NetworkGraph(program.graph_module, sources, constants, aliases)
-
-
-def _drop_assertions(module: GraphModule) -> None:
-    """Remove the check of the traced dtype that export puts before a cast: weights may be wider."""
-    for node in list(module.graph.nodes):
-        if packet(node) is aten._assert_tensor_metadata:
-            module.graph.erase_node(node)
 
 
 def check_same_architecture(graph_a: NetworkGraph, graph_b: NetworkGraph) -> None:

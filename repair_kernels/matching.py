@@ -3,6 +3,9 @@
     max_P  sum_i corr(X_i^A, X_{P(i)}^B)
 
 One linear sum assignment per permutation group, on the correlations at the group's matching tap.
+Where members hold groups of their own, as attention heads hold channels, the score of a pair of
+members is that of the best assignments inside of the pair, and what is inside follows the pairs
+that are chosen: the sum over all channels is maximal over all nested permutations.
 
 Source:
     REPAIR (Jordan et al., 2023), eq. 2; Li et al. (2015).
@@ -15,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
 from repair_kernels.moments import PairedMoments
-from repair_kernels.permutation import Permutation
+from repair_kernels.permutation import Permutation, carried
 from repair_kernels.symmetry import PermutationGroup
 
 
@@ -31,13 +34,18 @@ def match(
         groups: `trace(...).groups`
     Returns:
         by group name; live channels are matched with live ones first, dead ones take what is left
-        in order
+        in order; a group that no tap sees stays as it is
     Raises:
         ArgumentError: a group none of whose taps has a correlation matrix
     Source:
         REPAIR (Jordan et al., 2023), eq. 2
     """
-    return {name: _match_group(stats, group) for name, group in groups.items()}
+    inside = {one for group in groups.values() for held in group.inner for one in held}
+    found: dict[str, Permutation] = {}
+    for name in groups:
+        if name not in inside:
+            found |= _best(stats, groups, name, name)[1]
+    return {name: found[name] for name in groups}
 
 
 def matched_correlation(
@@ -45,12 +53,19 @@ def matched_correlation(
     groups: Mapping[str, PermutationGroup],
     permutations: Mapping[str, Permutation],
 ) -> dict[str, float]:
-    """Return for each permuted group the mean correlation of its matched channels, in [-1, 1]."""
-    found = {}
-    for name, permutation in permutations.items():
-        corr, _, _ = _group_correlation(stats, groups[name])
-        found[name] = float(corr[np.arange(len(corr)), permutation.indices.numpy()].mean())
-    return found
+    """Return for each group that was matched the mean correlation of its pairs, in [-1, 1]."""
+    found: dict[str, float] = {}
+    for place, name in carried(groups, permutations).items():
+        group = groups[name]
+        if group.inner and name in permutations:
+            parts = [found[one] for held in group.inner for one in held if one in found]
+            if parts:
+                found[name] = float(np.mean(parts))
+        elif name in permutations and group.taps:
+            corr, _, _ = _group_correlation(stats, groups[place], group)
+            order = permutations[name].indices.numpy()
+            found[name] = float(corr[np.arange(len(corr)), order].mean())
+    return {name: found[name] for name in permutations if name in found}
 
 
 def assign(corr: np.ndarray, dead_a: np.ndarray, dead_b: np.ndarray) -> np.ndarray:
@@ -67,27 +82,54 @@ def assign(corr: np.ndarray, dead_a: np.ndarray, dead_b: np.ndarray) -> np.ndarr
     return order
 
 
-def _match_group(stats: Mapping[str, PairedMoments], group: PermutationGroup) -> Permutation:
-    return Permutation(assign(*_group_correlation(stats, group)))
+def _best(
+    stats: Mapping[str, PairedMoments], groups: Mapping[str, PermutationGroup], a: str, b: str
+) -> tuple[float, dict[str, Permutation]]:
+    """Return the best sum of correlations between group `a` of network a and `b` of b.
+
+    The two are one group, or stand in one place of two members of a group. With the sum come the
+    permutations of `b`, and of those inside of it, that attain it.
+    """
+    if not groups[a].taps:
+        return 0.0, {b: Permutation.identity(groups[b].size)}
+    if not groups[a].inner:
+        corr, dead_a, dead_b = _group_correlation(stats, groups[a], groups[b])
+        order = assign(corr, dead_a, dead_b)
+        return float(corr[np.arange(len(corr)), order].sum()), {b: Permutation(order)}
+    pairs = [
+        [
+            [_best(stats, groups, one, other) for one, other in zip(held_a, held_b, strict=True)]
+            for held_b in groups[b].inner
+        ]
+        for held_a in groups[a].inner
+    ]
+    scores = np.array([[sum(score for score, _ in pair) for pair in row] for row in pairs])
+    rows, order = linear_sum_assignment(scores, maximize=True)
+    found = {b: Permutation(order)}
+    for row, column in zip(rows, order, strict=True):
+        for _, inside in pairs[row][column]:
+            found |= inside
+    return float(scores[rows, order].sum()), found
 
 
 def _group_correlation(
-    stats: Mapping[str, PairedMoments], group: PermutationGroup
+    stats: Mapping[str, PairedMoments], group: PermutationGroup, other: PermutationGroup
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean correlations between a group's members, and the dead ones of a and b."""
+    """Return the mean correlations of a group's members in a with another's in b, and the dead."""
     tap = _choose_tap(stats, group)
-    moments, positions = stats[tap], group.taps[tap].numpy()
+    moments, positions, others = stats[tap], group.taps[tap].numpy(), other.taps[tap].numpy()
     corr = moments.corr.cpu().numpy()
-    if positions.max(initial=-1) >= min(corr.shape):
+    if max(positions.max(initial=-1), others.max(initial=-1)) >= min(corr.shape):
         raise ArchitectureMismatchError(
             f"`stats` and `groups` must be of one architecture; tap {tap!r} has {corr.shape[0]} "
             f"and {corr.shape[1]} channels "
             f"in `stats`, but group {group.name!r} reaches channel {positions.max()}; trace the "
             "networks of the statistics"
         )
-    members = sum(corr[np.ix_(column, column)] for column in positions.T) / positions.shape[1]
+    columns = zip(positions.T, others.T, strict=True)
+    members = sum(corr[np.ix_(of_a, of_b)] for of_a, of_b in columns) / positions.shape[1]
     dead_a = moments.dead_a.cpu().numpy()[positions].all(axis=1)
-    dead_b = moments.dead_b.cpu().numpy()[positions].all(axis=1)
+    dead_b = moments.dead_b.cpu().numpy()[others].all(axis=1)
     return np.asarray(members), np.asarray(dead_a), np.asarray(dead_b)
 
 

@@ -25,7 +25,7 @@ class RepairReport:
         variant: the variant of REPAIR, or "none"
         alpha: weight of network b
         permutation_deviation: largest difference that the permutation made to b's output, relative
-            to its largest output
+            to its largest output; None if `verify` was off
         matched_correlation: by group, the mean correlation of matched channels
         corrected: taps that were corrected
         explicit: those of them whose correction stays as a `ChannelAffine` layer, because no weight
@@ -37,7 +37,7 @@ class RepairReport:
 
     variant: str
     alpha: float
-    permutation_deviation: float
+    permutation_deviation: float | None
     matched_correlation: Mapping[str, float]
     corrected: tuple[str, ...]
     explicit: tuple[str, ...]
@@ -45,14 +45,15 @@ class RepairReport:
     n_images: int
 
     def __str__(self) -> str:
+        deviation = self.permutation_deviation
+        verified = "not verified" if deviation is None else f"deviates by {deviation:.1e}"
         mean = sum(self.matched_correlation.values()) / max(1, len(self.matched_correlation))
         return "\n".join(
             [
                 f"variant {self.variant} at alpha {self.alpha:g}, statistics of {self.n_images} "
                 "images",
                 f"permutation: {len(self.matched_correlation)} groups, mean matched correlation "
-                f"{mean:.3f}, "
-                f"largest deviation of the permuted network {self.permutation_deviation:.1e}",
+                f"{mean:.3f}, the permuted network {verified}",
                 f"corrected: {len(self.corrected)} taps, of which explicit layers: "
                 f"{', '.join(self.explicit) or 'none'}",
                 f"dead channels left alone: {sum(self.dead_channels.values())}",
@@ -84,6 +85,8 @@ def repair(
     precision: str = "tf32x3",
     backend: str | None = None,
     progress: bool = False,
+    verify: bool = True,
+    add_bias: bool = False,
 ) -> RepairResult:
     """Merge two networks: match, permute, interpolate, restore their statistics.
 
@@ -96,6 +99,9 @@ def repair(
         taps: what to correct; see `calibrate`
         n_samples: how many images to use at most
         device, precision, backend, progress: see `compute_stats`
+        verify: run the permuted b beside b in float64 on a few images, and stop if their functions
+            differ; see `NetworkGraph.verify`
+        add_bias: whether layers without a bias may get one; see `calibrate`
     Returns:
         the merged network, the permutations, the endpoints' statistics and a report
     Raises:
@@ -118,8 +124,9 @@ def repair(
             precision=precision,
             backend=backend,
             progress=progress,
+            verify=verify,
         )
-        merged = pair.merge(alpha, variant)
+        merged = pair.merge(alpha, variant, add_bias=add_bias)
     report = RepairReport(
         variant=variant,
         alpha=alpha,
@@ -147,6 +154,7 @@ def sweep(
     precision: str = "tf32x3",
     backend: str | None = None,
     progress: bool = False,
+    verify: bool = True,
 ) -> Path:
     """Evaluate the path between two networks.
 
@@ -179,6 +187,7 @@ def sweep(
             precision=precision,
             backend=backend,
             progress=progress,
+            verify=verify,
         )
         ends = (dict(evaluate(model_a)), dict(evaluate(model_b)))
         return pair.sweep(evaluate, points, chosen, ends)

@@ -39,7 +39,12 @@ class PermutationGroup:
     taps: Mapping[str, Tensor]
     """Per tap that sees the whole group: positions on its channel axis, int64, shape (size, r)."""
     match_tap: str
-    """The tap that matching reads: the last activation function in the group's own stage."""
+    """The tap that matching reads: the last activation function in the group's own stage; "" for a
+    group that no tap sees (the hidden channels of an MLP along tokens, whose values move along the
+    channels too): it can be permuted, but not matched."""
+    inner: tuple[tuple[str, ...], ...] = ()
+    """For each member the groups that lie inside of it (the channels of an attention head), in an
+    order that is the same for every member; () where members are single channels."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ class TapSite:
 
 def track(nodes: Iterable[Node], parameters: dict[Node, str]) -> Tracker:
     """Walk the graph in order and let each operator's rule speak."""
-    tracker = Tracker(parameters)
+    nodes = list(nodes)
+    tracker = Tracker(parameters, nodes)
     for node in nodes:
         if node.op == "placeholder":
             value = node.meta.get("val")
@@ -82,13 +88,13 @@ def _apply_rule(node: Node, tracker: Tracker) -> Axes | list | None:
     value = node.meta.get("val")
     if node.target is operator.getitem:
         parts = tracker.values.get(argument(node, 0))
-        return None if parts is None else parts[argument(node, 1)]
+        return None if parts is None else tracker.settled(node, parts[argument(node, 1)])
     if not isinstance(value, Tensor | list | tuple):
         return None
     rule = rule_for(node.target)
     if rule is None:
         return tracker.unknown(node, f"{node.target} ({node.name}): no rule for this operator")
-    return rule(node, tracker)
+    return tracker.settled(node, rule(node, tracker))
 
 
 def find_symmetry(
@@ -118,23 +124,53 @@ def find_symmetry(
         for number, positions in orbits.on(axis).items():
             taps.setdefault(number, {})[site.name] = positions
     activations = {site.name for site in sites if site.is_activation}
-    groups = {}
-    for number in sorted(set(slices) & set(taps), key=lambda n: _first_site(sites, taps[n])):
-        seen = taps[number]
-        name = _group_name(next(iter(seen)), groups)
+    kept = set(slices)
+    inner: dict[int, list[list[int]]] = {}
+    for number in sorted(kept & orbits.inside.keys(), key=lambda n: orbits.inside[n][2]):
+        outer, block, _ = orbits.inside[number]
+        inner.setdefault(outer, [[] for _ in range(orbits.sizes[outer])])[block].append(number)
+    for members in inner.values():
+        # Places agree between members; the order in which groups are named is the first member's.
+        order = sorted(
+            range(len(members[0])),
+            key=lambda n, first=members[0]: _first_site(sites, taps.get(first[n], {})),
+        )
+        members[:] = [[held[n] for n in order] for held in members]
+    groups: dict[str, PermutationGroup] = {}
+
+    def add(number: int, place: str = "") -> str:
+        """Add a group after those inside of it; return its name."""
+        inside = tuple(
+            tuple(add(one, f"{place}[{member}]") for one in held)
+            for member, held in enumerate(inner.get(number, []))
+        )
+        seen = taps.get(number, {})
+        first = slices[number][0]
+        name = _group_name(next(iter(seen), f"{first.parameter}[{first.axis}]") + place, groups)
         groups[name] = PermutationGroup(
             name=name,
             size=orbits.sizes[number],
             slices=tuple(slices[number]),
             taps={tap: torch.from_numpy(positions) for tap, positions in seen.items()},
-            match_tap=_match_tap(seen, widths, activations),
+            match_tap=groups[inside[0][0]].match_tap
+            if inside and inside[0]
+            else _match_tap(seen, widths, activations),
+            inner=inside,
         )
-    return Symmetry(groups, channel_dims, _pins(tracker, orbits, set(taps)))
+        return name
+
+    outermost = (n for n in kept if orbits.inside.get(n, (-1,))[0] not in kept)
+    for number in sorted(outermost, key=lambda n: _first_site(sites, taps.get(n, {}))):
+        add(number)
+    return Symmetry(groups, channel_dims, _pins(tracker, orbits))
 
 
 def _first_site(sites: list[TapSite], seen: Mapping[str, np.ndarray]) -> tuple[int, int]:
-    first = next(iter(seen))
-    return next(i for i, site in enumerate(sites) if site.name == first), int(seen[first].min())
+    """Return the place of the first tap that sees a group, and the group's first place there."""
+    for number, site in enumerate(sites):
+        if site.name in seen:
+            return number, int(seen[site.name].min())
+    return len(sites), 0
 
 
 def _group_name(tap: str, taken: Mapping[str, PermutationGroup]) -> str:
@@ -150,6 +186,8 @@ def _match_tap(
     seen: Mapping[str, np.ndarray], widths: Mapping[str, int], activations: set[str]
 ) -> str:
     """Choose the last activation of the group's own stage: on the narrowest axes that hold it."""
+    if not seen:
+        return ""
     narrowest = min(widths[tap] for tap in seen)
     own = [tap for tap in seen if widths[tap] == narrowest]
     return next((tap for tap in reversed(own) if tap in activations), own[-1])
@@ -166,17 +204,13 @@ def _channel_dims(tracker: Tracker) -> dict[Node, int]:
     return found
 
 
-def _pins(tracker: Tracker, orbits: Orbits, seen: set[int]) -> dict[str, str]:
+def _pins(tracker: Tracker, orbits: Orbits) -> dict[str, str]:
     """Return for each parameter axis on which some channel cannot move the most frequent reason."""
     pins = {}
     for (name, dim), axis in tracker.parameter_axes.items():
         if (name, dim) in tracker.ordered:
             continue
-        reasons = Counter(
-            orbits.reasons.get(vertex, "no tap sees it")
-            for vertex in axis.tolist()
-            if orbits.orbit[vertex] < 0 or orbits.orbit[vertex] not in seen
-        )
+        reasons = Counter(orbits.reasons[v] for v in axis.tolist() if v in orbits.reasons)
         if reasons:
             pins[f"{name}[{dim}]"] = reasons.most_common(1)[0][0]
     return pins

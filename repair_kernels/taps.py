@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.fx import Node
 
@@ -18,9 +19,10 @@ CONVOLUTIONS = {
     aten.conv_transpose1d,
     aten.conv_transpose2d,
     aten.conv_transpose3d,
+    aten.convolution,
 }
 LAYERS = CONVOLUTIONS | {aten.linear}
-NORMS = {aten.batch_norm, aten.instance_norm, aten.group_norm, aten.layer_norm}
+NORMS = {aten.batch_norm, aten.instance_norm, aten.group_norm, aten.layer_norm, aten.rms_norm}
 SUMS = {aten.add, aten.add_}
 NOT_TAPPED = IDENTITIES | {
     aten.view,
@@ -50,14 +52,19 @@ class Tap:
 
 
 def tap_sites(nodes: list[Node], tracker: Tracker) -> list[TapSite]:
-    """Name every value with one channel axis by its layer, else by its module and operator."""
+    """Name every value with one channel axis by its layer, else by its module and operator.
+
+    What is computed from weights alone is no activation: it is the same for all images.
+    """
     sites = []
     taken: set[str] = set()
+    computed = values_of_inputs(nodes, tracker)
     for node in nodes:
         axes = tracker.values.get(node)
-        if node.op != "call_function" or packet(node) in NOT_TAPPED or not isinstance(axes, list):
+        if node not in computed or packet(node) in NOT_TAPPED or not isinstance(axes, list):
             continue
-        if sum(axis is not None for axis in axes if not isinstance(axis, list)) != 1:
+        moving = [axis for axis in axes if axis is not None and not isinstance(axis, list)]
+        if len(moving) != 1 or not isinstance(moving[0], np.ndarray):
             continue
         if not hasattr(node.target, "overloadpacket"):
             continue
@@ -72,6 +79,32 @@ def tap_sites(nodes: list[Node], tracker: Tracker) -> list[TapSite]:
         taken.add(name)
         sites.append(TapSite(name, node, packet(node) in ACTIVATIONS))
     return sites
+
+
+def values_of_inputs(nodes: list[Node], tracker: Tracker) -> set[Node]:
+    """Return what operators compute from the network's input, not from weights and constants.
+
+    A value that is written to holds what was written, also where it is read by an older name.
+    """
+    others = [n for n in nodes if n.op == "placeholder" and n not in tracker.parameters]
+    batches = [n for n in others if any(isinstance(size, torch.SymInt) for size in _sizes(n))]
+    reached = set(batches or others)
+    computed = set()
+    for node in nodes:
+        if not isinstance(node.meta.get("val"), torch.Tensor | list | tuple):
+            continue
+        if node.op == "call_function" and not reached.isdisjoint(node.all_input_nodes):
+            computed.add(node)
+            reached.add(node)
+            schema = getattr(node.target, "_schema", None)
+            if schema is not None and schema.is_mutable:
+                reached |= tracker.written
+    return computed
+
+
+def _sizes(node: Node) -> tuple:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
 
 def _innermost_module(node: Node) -> tuple[str, bool]:

@@ -20,6 +20,8 @@ if not torch.cuda.is_available():
 
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+# Ten times as many examples of everything: `pytest --hypothesis-profile slow`.
+hypothesis.settings.register_profile("slow", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 

@@ -41,12 +41,33 @@ def batch_norm(draw: st.DrawFn, c: int) -> Block:
 
 
 def activation(draw: st.DrawFn, c: int) -> Block:
-    kinds = [lambda: nn.ReLU(inplace=True), nn.GELU, lambda: nn.PReLU(c), lambda: nn.Softmax(1)]
+    kinds = [
+        lambda: nn.ReLU(inplace=True),
+        nn.GELU,
+        lambda: nn.PReLU(c),
+        nn.PReLU,
+        nn.Hardswish,
+        lambda: nn.SiLU(inplace=True),
+        lambda: nn.Softmax(1),
+    ]
     return draw(st.sampled_from(kinds))(), c
 
 
 def pooling(draw: st.DrawFn, c: int) -> Block:
-    return draw(st.sampled_from([nn.MaxPool2d, nn.AvgPool2d]))(3, stride=1, padding=1), c
+    kinds = [
+        lambda: nn.MaxPool2d(3, stride=1, padding=1),
+        lambda: nn.AvgPool2d(3, stride=1, padding=1),
+        lambda: nn.AdaptiveMaxPool2d(4),
+        lambda: nn.Sequential(nn.AvgPool2d(2), nn.Upsample(scale_factor=2, mode="bilinear")),
+    ]
+    return draw(st.sampled_from(kinds))(), c
+
+
+def blur(draw: st.DrawFn, c: int) -> Block:
+    def run(self: nn.Module, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), "reflect"), self.k.expand(c, 1, 3, 3), groups=c)
+
+    return Calls(run, k=nn.Parameter(torch.ones(1, 1, 3, 3), requires_grad=False)), c
 
 
 def residual(draw: st.DrawFn, c: int) -> Block:
@@ -113,6 +134,90 @@ def layer_norm(draw: st.DrawFn, c: int) -> Block:
     return Calls(run, norm=nn.LayerNorm(c)), c
 
 
+def rms_norm(draw: st.DrawFn, c: int) -> Block:
+    def run(self: nn.Module, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    return Calls(run, norm=nn.RMSNorm(c)), c
+
+
+def instance_norm(draw: st.DrawFn, c: int) -> Block:
+    return nn.InstanceNorm2d(c, affine=draw(st.booleans())), c
+
+
+def response_norm(draw: st.DrawFn, c: int) -> Block:
+    def run(self: nn.Module, x: Tensor) -> Tensor:
+        length = x.norm(dim=(2, 3), keepdim=True)
+        return x + self.g * (x * (length / (length.mean(1, keepdim=True) + 1e-6)))
+
+    return Calls(run, g=nn.Parameter(torch.ones(c, 1, 1))), c
+
+
+def spatial_gate(draw: st.DrawFn, c: int) -> Block:
+    def run(self: nn.Module, x: Tensor) -> Tensor:
+        seen = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return x * self.gate(seen).sigmoid()
+
+    return Calls(run, gate=_conv(2, 1)), c
+
+
+def dilated_convolution(draw: st.DrawFn, c: int) -> Block:
+    c_out, mode = draw(WIDTHS), draw(st.sampled_from(["zeros", "reflect", "circular"]))
+    return nn.Conv2d(c, c_out, 3, padding="same", dilation=2, padding_mode=mode), c_out
+
+
+def transposed_convolution(draw: st.DrawFn, c: int) -> Block:
+    groups, factor = draw(_divisors(c)), draw(st.integers(1, 2))
+    return nn.ConvTranspose2d(c, groups * factor, 3, padding=1, groups=groups), groups * factor
+
+
+def depthwise_with_multiplier(draw: st.DrawFn, c: int) -> Block:
+    return nn.Sequential(_conv(c, 2 * c, groups=c), nn.ReLU(), _conv(2 * c, c)), c
+
+
+def standardised_convolution(draw: st.DrawFn, c: int) -> Block:
+    c_out = draw(WIDTHS)
+
+    def run(self: nn.Module, x: Tensor) -> Tensor:
+        std, mean = torch.std_mean(self.w, (1, 2, 3), keepdim=True, correction=0)
+        return F.conv2d(x, (self.w - mean) / (std + 1e-5) * self.gain, padding=1)
+
+    w = nn.Parameter(torch.ones(c_out, c, 3, 3))
+    return Calls(run, w=w, gain=nn.Parameter(torch.ones(c_out, 1, 1, 1))), c_out
+
+
+def weight_norm(draw: st.DrawFn, c: int) -> Block:
+    c_out = draw(WIDTHS)
+    layer = nn.Conv2d(c, c_out, 1)
+    return nn.utils.parametrizations.weight_norm(layer, dim=draw(st.integers(0, 1))), c_out
+
+
+def gated_linear_unit(draw: st.DrawFn, c: int) -> Block:
+    c_out = draw(WIDTHS)
+    return nn.Sequential(_conv(c, 2 * c_out), nn.GLU(1)), c_out
+
+
+def tokens(draw: st.DrawFn, c: int) -> Block:
+    inner = draw(WIDTHS)
+
+    def run(self: nn.Module, x: Tensor) -> Tensor:
+        y = x.flatten(2).transpose(1, 2)
+        y = y + self.scale * self.mlp(self.norm(y))
+        return y.transpose(1, 2).unflatten(2, (4, 4))
+
+    mlp = nn.Sequential(nn.Linear(c, inner), nn.GELU(), nn.Linear(inner, c))
+    return Calls(run, norm=nn.LayerNorm(c), mlp=mlp, scale=nn.Parameter(torch.ones(c))), c
+
+
+def patches(draw: st.DrawFn, c: int) -> Block:
+    c_out = draw(WIDTHS)
+
+    def run(self: nn.Module, x: Tensor) -> Tensor:
+        return self.mix(F.unfold(x, 3, padding=1).unflatten(2, (4, 4)))
+
+    return Calls(run, mix=nn.Conv2d(9 * c, c_out, 1)), c_out
+
+
 def twice(draw: st.DrawFn, c: int) -> Block:
     return Calls(lambda self, x: self.layer(self.layer(x).relu()), layer=_conv(c, c)), c
 
@@ -134,6 +239,19 @@ BLOCKS: list[Callable[[st.DrawFn, int], Block]] = [
     strided,
     shuffle,
     layer_norm,
+    rms_norm,
+    instance_norm,
+    response_norm,
+    spatial_gate,
+    blur,
+    dilated_convolution,
+    transposed_convolution,
+    depthwise_with_multiplier,
+    standardised_convolution,
+    weight_norm,
+    gated_linear_unit,
+    tokens,
+    patches,
     twice,
 ]
 NARROWING = (gate, strided, split)

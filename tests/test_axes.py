@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repair_kernels.axes import ChannelAxes, Orbits
+from repair_kernels.axes.orbits import Level
 
 
 @pytest.fixture
@@ -21,13 +22,14 @@ def sizes(orbits: Orbits) -> list[int]:
 
 @st.composite
 def structures(draw: st.DrawFn) -> ChannelAxes:
-    """A few axes, tied, bound, cut, repeated and pinned at random."""
+    """A few axes, tied, bound, gathered, cut, repeated and pinned at random."""
     channels = ChannelAxes()
-    axes = [channels.fresh(n) for n in draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))]
+    axes = [channels.fresh(n) for n in draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))]
     for _ in range(draw(st.integers(0, 6))):
         axis = draw(st.sampled_from(axes))
         alike = [other for other in axes if len(other) == len(axis)]
-        match draw(st.sampled_from(["tie", "tie backwards", "bind", "cut", "join", "pin", "rows"])):
+        verbs = ["tie", "tie backwards", "bind", "cut", "join", "pin", "rows", "sets", "columns"]
+        match draw(st.sampled_from(verbs)):
             case "tie":
                 channels.tie(axis, draw(st.sampled_from(alike)))
             case "tie backwards":
@@ -44,51 +46,71 @@ def structures(draw: st.DrawFn) -> ChannelAxes:
             case "rows":
                 if len(axis) % 2 == 0:
                     channels.bind(axis.reshape(-1, 2))
+            case "sets":
+                if len(axis) % 2 == 0:
+                    axes.append(channels.gather(axis.reshape(-1, 2)))
+            case "columns":
+                if len(axis) == 6:
+                    axes.append(channels.gather(axis.reshape(3, 2).T))
     return channels
 
 
-def tied_classes(channels: ChannelAxes) -> list[int]:
-    """Return the name of each vertex's class: its smallest member, found by plain relabelling."""
-    name = list(range(channels.count))
-    for x, y in channels.ties:
-        for one, other in zip(x.tolist(), y.tolist(), strict=True):
-            keep, drop = sorted((name[one], name[other]))
-            name = [keep if n == drop else n for n in name]
-    return name
+def exchange(level: Level, number: int, one: int, other: int) -> dict[int, set[int]]:
+    """Return for each vertex those that may take its place when two blocks are exchanged.
+
+    Tied vertices are in one place, so there may be several.
+    """
+    swap = {one: other, other: one}
+    at: dict[tuple[int, int], set[int]] = {}
+    for v in np.flatnonzero(level.orbit == number).tolist():
+        at.setdefault((int(level.block[v]), int(level.role[v])), set()).add(v)
+    moved = {v: {v} for v in range(len(level.orbit))}
+    for (block, role), held in at.items():
+        for v in held:
+            moved[v] = at[swap.get(block, block), role]
+    return moved
 
 
 @given(structures())
-def test_exchanging_two_blocks_of_an_orbit_maps_all_axes_and_bindings_onto_themselves(channels):
-    name = tied_classes(channels)
+def test_exchanging_two_blocks_maps_all_that_is_said_onto_itself(channels):
     orbits = channels.orbits()
-    place = {
-        name[v]: (int(orbits.orbit[v]), int(orbits.block[v]), int(orbits.role[v]))
-        for v in range(channels.count)
-        if orbits.orbit[v] >= 0
-    }
-    at = {where: who for who, where in place.items()}
-    assert len(at) == len(place)  # No two channels of one block play the same part.
-    for orbit, size in enumerate(orbits.sizes):
-        for one, other in combinations(range(size), 2):
-            swap = {one: other, other: one}
+    for level in orbits.levels:
+        for number in np.unique(level.orbit[level.orbit >= 0]).tolist():
+            for one, other in combinations(range(orbits.sizes[number]), 2):
+                moved = exchange(level, number, one, other)
+                # The vertices of one place are all tied, so any of them may stand for all.
+                name = {v: min(held) for held in moved.values() for v in held}
+                name = {v: name.get(v, v) for v in range(channels.count)}
+                image = {name[v]: min(held) for v, held in moved.items()}
+                assert sorted(image) == sorted(image.values())
 
-            def exchanged(v: int, orbit=orbit, swap=swap) -> int:
-                number, block, role = place.get(name[v], (-1, 0, 0))
-                return at[number, swap.get(block, block), role] if number == orbit else name[v]
+                def mapped(rows, image=image, name=name):
+                    return [tuple(image[name[v]] for v in row) for row in rows.tolist()]
 
-            for axis in channels.axes:
-                assert sorted(map(exchanged, axis)) == sorted(name[v] for v in axis)
-            for rows in channels.bindings:
-                after = sorted(tuple(map(exchanged, row)) for row in rows)
-                assert after == sorted(tuple(name[v] for v in row) for row in rows)
-            for v in channels.pinned:
-                assert exchanged(v) == name[v]
+                def named(rows, name=name):
+                    return [tuple(name[v] for v in row) for row in rows.tolist()]
+
+                for axis in channels.axes:
+                    assert sorted(mapped(axis[:, None])) == sorted(named(axis[:, None]))
+                for rows in channels.bindings:
+                    assert sorted(mapped(rows)) == sorted(named(rows))
+                for rows in channels.gatherings:
+                    assert sets(mapped(rows)) == sets(named(rows))
+                for x, y in channels.ties:
+                    pairs = np.stack([x, y], axis=1)
+                    assert set(mapped(pairs)) <= set(named(pairs)) | {(v, v) for v in image}
+                for v in channels.pinned:
+                    assert image[name[v]] == name[v]
+
+
+def sets(rows: list[tuple[int, ...]]) -> list[tuple[tuple[int, ...], int]]:
+    return sorted((tuple(sorted(row[:-1])), row[-1]) for row in rows)
 
 
 @given(structures())
 def test_every_channel_has_either_a_place_in_an_orbit_or_a_reason(channels):
     orbits = channels.orbits()
-    moves = {v for v in range(channels.count) if orbits.orbit[v] >= 0}
+    moves = {v for level in orbits.levels for v in np.flatnonzero(level.orbit >= 0).tolist()}
     assert moves | orbits.reasons.keys() == set(range(channels.count))
     assert not moves & orbits.reasons.keys()
 
@@ -96,9 +118,21 @@ def test_every_channel_has_either_a_place_in_an_orbit_or_a_reason(channels):
 @given(structures())
 def test_every_orbit_holds_as_many_blocks_as_its_size_says(channels):
     orbits = channels.orbits()
-    for number, size in enumerate(orbits.sizes):
-        assert size > 1
-        assert set(orbits.block[orbits.orbit == number]) == set(range(size))
+    for level in orbits.levels:
+        for number in np.unique(level.orbit[level.orbit >= 0]).tolist():
+            size = orbits.sizes[number]
+            assert size > 1
+            assert set(level.block[level.orbit == number]) == set(range(size))
+
+
+@given(structures())
+def test_an_orbit_inside_of_another_lies_in_the_block_that_is_named(channels):
+    orbits = channels.orbits()
+    for number, (outer, block, _) in orbits.inside.items():
+        held = np.any([level.orbit == number for level in orbits.levels], axis=0)
+        (level,) = (level for level in orbits.levels if (level.orbit == outer).any())
+        assert (level.orbit[held] == outer).all()
+        assert (level.block[held] == block).all()
 
 
 def test_channels_of_which_nothing_is_known_form_one_orbit(channels):
@@ -196,6 +230,65 @@ def test_members_of_a_block_that_cannot_be_told_apart_are_pinned(channels):
     assert set(channels.orbits().reasons.values()) == {
         "two channels of one block play the same part"
     }
+
+
+def test_two_halves_of_an_axis_that_are_tied_move_in_pairs(channels):
+    axis = channels.fresh(6)
+    channels.tie(axis[:3], axis[3:])
+    positions = channels.orbits().on(axis)[0]
+    assert sorted(map(sorted, positions.tolist())) == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_members_of_a_set_change_places_within_it_and_sets_as_blocks(channels):
+    axis = channels.fresh(6)
+    handles = channels.gather(axis.reshape(2, 3))
+    orbits = channels.orbits()
+    on = orbits.on(axis)
+    assert [sorted(map(tuple, on[n].tolist())) for n in on] == [
+        [(0,), (1,), (2,)],
+        [(3,), (4,), (5,)],
+        [(0, 1, 2), (3, 4, 5)],
+    ]
+    assert {n: at[:2] for n, at in orbits.inside.items()} == {0: (2, 0), 1: (2, 1)}
+    assert orbits.on(handles)[2].tolist() == [[0], [1]]
+
+
+def test_rows_and_columns_of_a_grid_change_places_as_wholes(channels):
+    grid = channels.fresh(6).reshape(2, 3)
+    channels.gather(grid)
+    channels.gather(grid.T)
+    orbits = channels.orbits()
+    blocks = [sorted(map(sorted, p.tolist())) for p in orbits.on(grid.ravel()).values()]
+    assert sorted(blocks) == [[[0, 1, 2], [3, 4, 5]], [[0, 3], [1, 4], [2, 5]]]
+    assert orbits.inside == {}
+
+
+def test_sets_of_sets_nest(channels):
+    leaves = channels.fresh(12)
+    channels.gather(channels.gather(leaves.reshape(6, 2)).reshape(2, 3))
+    orbits = channels.orbits()
+    assert sizes(orbits) == [2] * 6 + [2] + [3] * 2
+    chain = [orbits.inside[0][0]]
+    assert orbits.sizes[chain[0]] == 3
+    assert orbits.sizes[orbits.inside[chain[0]][0]] == 2
+
+
+def test_a_set_whose_handle_is_pinned_stays_but_its_members_move(channels):
+    axis = channels.fresh(4)
+    channels.pin(channels.gather(axis.reshape(2, 2)), "the handles stay")
+    assert sizes(channels.orbits()) == [2, 2]
+
+
+def test_sets_of_different_structure_do_not_change_places(channels):
+    axis = channels.fresh(6)
+    channels.gather(axis.reshape(2, 3))
+    channels.occur(axis[:1])
+    assert sizes(channels.orbits()) == [2, 3]
+
+
+def test_sets_that_two_operators_gather_have_one_handle(channels):
+    rows = channels.fresh(6).reshape(2, 3)
+    assert channels.gather(rows) is channels.gather(rows[:, ::-1])
 
 
 def test_no_axes_have_no_orbits(channels):

@@ -75,6 +75,20 @@ def test_stats_then_match_gives_permutations_of_every_group(pair, tmp_path):
     assert [sorted(indices) for indices in permutations.values()] == [list(range(8))] * 2
 
 
+def test_the_permuted_network_is_verified_unless_told_otherwise(
+    pair, tmp_path, monkeypatch, capsys
+):
+    stats, permutations = tmp_path / "stats", tmp_path / "permutations.json"
+    main(["stats", *pair, "-o", str(stats)])
+    monkeypatch.setattr("repair_kernels.verification.MARGIN", 0.0)  # Not even rounding passes.
+    match = ["match", *pair, "--stats", str(stats), "-o", str(permutations)]
+    for command in (match, ["merge", *pair, "-o", str(tmp_path / "merged.safetensors")]):
+        assert main(command) == 1
+        assert "the permuted network must compute the same" in capsys.readouterr().err
+        assert main([*command, "--no-verify"]) == 0
+    assert "not verified" in capsys.readouterr().out
+
+
 def test_samples_limit_the_statistics(pair, tmp_path):
     main(["stats", *pair, "--samples", "30", "-o", str(tmp_path / "stats")])
     assert PairedStats.load(tmp_path / "stats").n_images == 30

@@ -1,55 +1,16 @@
 """Folding: corrections move into the weights, and the function stays."""
 
-import copy
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 import repair_kernels as rk
 from repair_kernels.explicit import GraphNetwork
+from tests.foldable import CASES, IMAGE, Case, chain
 from tests.folds import DOUBLE, affine, assert_equal_functions, explicitly, folded
 from tests.networks import FAMILIES, assert_same, lively, snapshot
 
 pytestmark = pytest.mark.usefixtures("torch_backend")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A network, the module whose output is corrected, and the tensors that take the correction."""
-
-    build: Callable[[], nn.Module]
-    shape: tuple[int, ...]
-    tap: str
-    channels: int
-    changed: tuple[str, ...] = ()
-    """What absorbs it; nothing: the correction stays explicit."""
-
-
-class Skip(nn.Module):
-    """A convolution that a BatchNorm and a skip read."""
-
-    def __init__(self, bias: bool) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return self.norm(x) + x.tanh()
-
-
-class Shared(nn.Module):
-    """Two layers with one weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
-        self.two.weight = self.one.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.two(self.one(x).relu())
 
 
 class Twice(nn.Module):
@@ -61,75 +22,6 @@ class Twice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.fc(self.fc(x).relu()).relu())
-
-
-def chain(*layers: nn.Module) -> Callable[[], nn.Module]:
-    return lambda: nn.Sequential(*copy.deepcopy(layers))
-
-
-IMAGE, ROW = (3, 6, 6), (5,)
-CONV = nn.Conv2d(3, 4, 3)
-BARE = nn.Conv2d(3, 4, 3, bias=False)
-NORM = nn.BatchNorm2d(4)
-RUNNING = ("1.running_mean", "1.running_var")
-LAYER = ("0.weight", "0.bias")
-
-CASES = {
-    "conv, BatchNorm": Case(chain(CONV, NORM, nn.ReLU()), IMAGE, "0", 4, RUNNING),
-    "bare conv, BatchNorm": Case(chain(BARE, NORM, nn.ReLU()), IMAGE, "0", 4, RUNNING),
-    "conv, dropout, BatchNorm": Case(
-        chain(CONV, nn.Dropout(), NORM), IMAGE, "0", 4, ("2.running_mean", "2.running_var")
-    ),
-    "conv, BatchNorm without weights": Case(
-        chain(CONV, nn.BatchNorm2d(4, affine=False), nn.ReLU()), IMAGE, "0", 4, RUNNING
-    ),
-    "conv, BatchNorm without statistics": Case(
-        chain(CONV, nn.BatchNorm2d(4, track_running_stats=False)), IMAGE, "0", 4, LAYER
-    ),
-    "linear, BatchNorm": Case(chain(nn.Linear(5, 4), nn.BatchNorm1d(4)), ROW, "0", 4, RUNNING),
-    "conv": Case(chain(CONV, nn.ReLU()), IMAGE, "0", 4, LAYER),
-    "conv in place": Case(chain(CONV, nn.ReLU(inplace=True)), IMAGE, "0", 4, LAYER),
-    "bare conv": Case(chain(BARE, nn.ReLU()), IMAGE, "0", 4),
-    "conv1d": Case(chain(nn.Conv1d(3, 4, 2), nn.ReLU()), (3, 6), "0", 4, LAYER),
-    "conv3d": Case(chain(nn.Conv3d(2, 4, 2), nn.ReLU()), (2, 4, 4, 4), "0", 4, LAYER),
-    "depthwise": Case(
-        chain(CONV, nn.Conv2d(4, 8, 3, groups=4), nn.ReLU()), IMAGE, "1", 8, ("1.weight", "1.bias")
-    ),
-    "grouped": Case(
-        chain(CONV, nn.Conv2d(4, 6, 3, groups=2, dilation=2, padding=2), nn.ReLU()),
-        IMAGE,
-        "1",
-        6,
-        ("1.weight", "1.bias"),
-    ),
-    "circular padding": Case(
-        chain(nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), nn.ReLU()),
-        IMAGE,
-        "0",
-        4,
-        LAYER,
-    ),
-    "transposed": Case(chain(nn.ConvTranspose2d(3, 4, 3), nn.ReLU()), IMAGE, "0", 4, LAYER),
-    "linear": Case(chain(nn.Linear(5, 4), nn.ReLU()), ROW, "0", 4, LAYER),
-    "linear on tokens": Case(chain(nn.Linear(5, 4), nn.GELU()), (7, 5), "0", 4, LAYER),
-    "linear on tokens, BatchNorm of tokens": Case(
-        chain(nn.Linear(5, 4), nn.BatchNorm1d(4)), (4, 5), "0", 4, LAYER
-    ),
-    "bare linear": Case(chain(nn.Linear(5, 4, bias=False), nn.ReLU()), ROW, "0", 4),
-    "BatchNorm": Case(chain(CONV, NORM, nn.ReLU()), IMAGE, "1", 4, ("1.weight", "1.bias")),
-    "LayerNorm": Case(
-        chain(nn.Linear(5, 4), nn.LayerNorm(4), nn.ReLU()), ROW, "1", 4, ("1.weight", "1.bias")
-    ),
-    "LayerNorm over images": Case(chain(CONV, nn.LayerNorm([4, 4, 4])), IMAGE, "1", 4),
-    "LayerNorm over as many columns": Case(chain(CONV, nn.LayerNorm(4)), IMAGE, "1", 4),
-    "GroupNorm": Case(
-        chain(CONV, nn.GroupNorm(2, 4), nn.ReLU()), IMAGE, "1", 4, ("1.weight", "1.bias")
-    ),
-    "activation": Case(chain(CONV, nn.ReLU(), nn.Conv2d(4, 2, 1)), IMAGE, "1", 4),
-    "two readers": Case(lambda: Skip(bias=True), IMAGE, "conv", 4, ("conv.weight", "conv.bias")),
-    "two readers, bare": Case(lambda: Skip(bias=False), IMAGE, "conv", 4),
-    "shared weight": Case(Shared, (4,), "one", 4),
-}
 
 
 def drawn(case: Case, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:

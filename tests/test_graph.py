@@ -1,4 +1,6 @@
-"""What `trace` captures and refuses, how taps are named, and that models stay as they are."""
+"""What `trace` captures, how taps are named, and that models stay as they are."""
+
+import time
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.mlp import MLP
-from models.resnet import CifarResNet, imagenet_resnet18
+from models.resnet import CifarResNet, imagenet_resnet18, imagenet_resnet50
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError, GraphCaptureError
 from repair_kernels.graph import NetworkGraph, check_same_architecture, state_of, trace
 from tests.equivariance import Calls
@@ -26,32 +28,6 @@ class Block(nn.Module):
         return self.relu(x + self.conv2(self.relu(self.conv1(x))))
 
 
-class Branching(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x if x.sum() > 0 else -x
-
-
-class TwoInputs(nn.Module):
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y
-
-
-class FixedBatch(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.view(2, -1) + torch.ones(2, 1)
-
-
-class RowsOfThree(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(3, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != 3:
-            raise RuntimeError("this network takes rows of 3\nand says so at length")
-        return self.fc(x)
-
-
 @pytest.fixture(scope="module")
 def residual() -> NetworkGraph:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), Block(), nn.Flatten(), nn.Linear(4 * 36, 5))
@@ -63,37 +39,9 @@ def cifar() -> NetworkGraph:
     return trace(CifarResNet((2, 1), (4, 8)), torch.zeros(2, 3, 8, 8))
 
 
-def refusing(model: nn.Module, match: str, shape: tuple[int, ...] = (2, 3)) -> None:
-    with pytest.raises(GraphCaptureError, match=match):
-        trace(model, torch.ones(shape))
-
-
-def test_a_forward_that_branches_on_values_is_refused_with_the_cause():
-    refusing(Branching(), "could not capture Branching.*must not branch on values")
-
-
-def test_a_network_of_two_inputs_is_refused_with_the_cause():
-    refusing(TwoInputs(), "could not capture TwoInputs.*'y'.*must take one tensor")
-
-
-def test_a_forward_that_fixes_the_batch_is_refused_with_the_cause():
-    refusing(FixedBatch(), "could not capture FixedBatch.*or fix the batch size")
-
-
-def test_a_network_that_fails_is_refused_with_the_first_line_of_its_own_message():
-    refusing(RowsOfThree(), r"RuntimeError: this network takes rows of 3; the forward", (2, 4))
-
-
-@pytest.mark.parametrize("example", [torch.tensor(1.0)])
-def test_an_example_without_a_batch_dimension_is_refused(example):
-    with pytest.raises(GraphCaptureError, match="must be a tensor with a batch dimension"):
-        trace(nn.Linear(3, 4), example)
-
-
-@pytest.mark.usefixtures("unchecked_annotations")
-def test_an_example_that_is_no_tensor_is_refused_by_its_type():
-    with pytest.raises(GraphCaptureError, match="got list; pass one batch"):
-        trace(nn.Linear(3, 4), [1.0])
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5])
@@ -242,8 +190,9 @@ def test_none_stands_for_the_default_and_all_for_all(cifar):
 
 
 def test_the_report_lists_the_groups_and_what_cannot_move(cifar):
-    lines = cifar.report().splitlines()
-    assert lines[1].split() == ["conv1", "4", "layer1.1.relu_1"]
+    lines = str(cifar.report()).splitlines()
+    rows = [line.split() for line in lines]
+    assert ["conv1", "4", "layer1.1.relu_1"] in rows
     assert "axes that cannot move, wholly or in part:" in lines
     assert any("linear.weight[0]" in line and "output of the network" in line for line in lines)
 
@@ -305,3 +254,25 @@ def test_what_is_no_module_is_refused_by_its_type(model: object) -> None:
         trace(model, torch.zeros(2, 3))
     with pytest.raises(ArgumentError, match="must be a torch.nn.Module"):
         state_of(model)
+
+
+def test_what_is_computed_from_weights_alone_is_no_tap():
+    def run(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        kept = torch.zeros(x.shape[0], 4, dtype=x.dtype)
+        kept[:, :] = self.fc(x)
+        return self.out(kept.tanh() * self.gate.sigmoid() + self.gate.relu().exp())
+
+    model = Calls(run, fc=nn.Linear(3, 4), gate=nn.Parameter(torch.ones(4)), out=nn.Linear(4, 2))
+    graph = trace(model, torch.zeros(2, 3))
+    assert graph.taps == ("fc", "copy", "tanh", "mul", "add", "out")
+    assert graph.groups["fc"].match_tap == "tanh"
+
+
+def test_a_resnet50_without_values_is_traced_in_three_seconds_of_one_core():
+    with torch.device("meta"):
+        model, example = imagenet_resnet50(), torch.zeros(2, 3, 64, 64)
+    trace(nn.Linear(3, 4), torch.zeros(2, 3))  # The first use of `torch.export` imports much.
+    started = time.process_time()
+    graph = trace(model, example)
+    assert time.process_time() - started < 3
+    assert len(graph.groups) == 37

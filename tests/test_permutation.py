@@ -1,14 +1,16 @@
 """Permutations of channels, and networks that compute the same in another order."""
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 import repair_kernels as rk
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
@@ -290,3 +292,31 @@ def test_groups_of_a_wider_network_are_refused() -> None:
     narrow.fc1, narrow.fc2 = nn.Linear(12, 6), nn.Linear(6, 6)
     with pytest.raises(ArchitectureMismatchError, match="group 'fc1'.*fc1.weight"):
         rk.permute(narrow, groups, shuffled(groups))
+
+
+class Caching(nn.Module):
+    """A network that keeps what it computed from its weights until its mode is switched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.kept: list[Tensor] = []
+
+    def train(self, mode: bool = True) -> "Caching":
+        self.kept = []
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = self.kept or [self.a.weight.detach().clone()]
+        return self.b(F.linear(x, self.kept[0], self.a.bias).relu())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_a_network_computed_from_its_weights_is_not_carried_over(training):
+    model, x = Caching().train(training), torch.randn(5, 3)
+    expected = model(x)
+    layers = {"a": nn.Linear(3, 4), "relu": nn.ReLU(), "b": nn.Linear(4, 2)}
+    groups = rk.trace(nn.Sequential(OrderedDict(layers)), x).groups
+    permuted = rk.permute(model, groups, {"a": rk.Permutation([1, 2, 3, 0])})
+    torch.testing.assert_close(permuted(x), expected)
+    assert permuted.training is training

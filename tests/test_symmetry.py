@@ -10,6 +10,8 @@ from torch import nn
 
 from models.mlp import MLP
 from models.resnet import (
+    NORMS,
+    SHORTCUTS,
     Bottleneck,
     CifarResNet,
     ImageNetResNet,
@@ -22,7 +24,7 @@ from models.resnet import (
 from models.vgg import VGG
 from repair_kernels.graph import NetworkGraph, state_of, trace
 from repair_kernels.permutation import Permutation, permute
-from tests.equivariance import ROUNDING, deranged, deviation, moved, shuffled
+from tests.equivariance import ROUNDING, Calls, deranged, deviation, moved, shuffled
 from tests.networks import lively
 from tests.random_networks import HIDDEN, networks
 
@@ -47,7 +49,9 @@ def batch_norm(name: str) -> list[str]:
     return [f"{name}.{v}" for v in ("weight", "bias", "running_mean", "running_var")]
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=3 * settings().max_examples // 10, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(networks(), st.integers(0, 2**31))
 def test_any_network_of_known_blocks_keeps_its_function_in_another_order(network, seed):
     model = lively(network, seed).double().eval()
@@ -181,13 +185,57 @@ def test_the_stages_of_a_projection_network_move_on_their_own():
     assert placed(graph) == {"conv1": stem, "layer2.0.conv2": projection} | inner
 
 
-def test_a_group_norm_keeps_channels_within_their_group():
+def test_the_stages_of_a_fixup_network_move_and_its_numbers_do_not():
+    model = CifarResNet((1, 1), (4, 6), norm="fixup", shortcut="projection")
+    stem = between("conv1", "layer1.0.conv1", 4)
+    stem |= {("layer1.0.conv2.weight", 0): list(range(4))}
+    stem |= {(f"layer2.0.{name}.weight", 1): list(range(4)) for name in ("conv1", "shortcut.0")}
+    last = between("layer2.0.conv2", "linear", 6) | {
+        ("layer2.0.shortcut.0.weight", 0): list(range(6))
+    }
+    assert placed(trace(model, torch.zeros(2, 3, 8, 8))) == {
+        "conv1": stem,
+        "layer1.0.conv1": between("layer1.0.conv1", "layer1.0.conv2", 4),
+        "layer2.0.conv1": between("layer2.0.conv1", "layer2.0.conv2", 6),
+        "layer2.0.conv2": last,
+    }
+
+
+def test_an_inverted_bottleneck_with_squeeze_and_excite_follows_its_gates():
+    def run(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        y = self.depthwise(self.expand(self.stem(x)).relu()).relu()
+        seen = self.squeeze(y.mean((2, 3), keepdim=True)).relu()
+        return self.head(self.project(y * self.excite(seen).sigmoid()))
+
+    layers = {
+        "stem": nn.Conv2d(3, 4, 1, bias=False),
+        "expand": nn.Conv2d(4, 8, 1, bias=False),
+        "depthwise": nn.Conv2d(8, 8, 3, groups=8, bias=False),
+        "squeeze": nn.Conv2d(8, 2, 1),
+        "excite": nn.Conv2d(2, 8, 1),
+        "project": nn.Conv2d(8, 5, 1, bias=False),
+        "head": nn.Conv2d(5, 2, 1),
+    }
+    wide = between("expand", "project", 8, "depthwise.weight", "excite.weight", "excite.bias")
+    wide |= {("squeeze.weight", 1): list(range(8))}
+    assert placed(trace(Calls(run, **layers), torch.zeros(2, 3, 6, 6))) == {
+        "stem": between("stem", "expand", 4),
+        "expand": wide,
+        "squeeze": between("squeeze", "excite", 2, "squeeze.bias"),
+        "project": between("project", "head", 5),
+    }
+
+
+def test_a_group_norm_keeps_channels_within_their_group_and_its_groups_change_places():
     model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.GroupNorm(2, 6), nn.Conv2d(6, 4, 1))
     axes = [("0.weight", 0), ("0.bias", 0), ("1.weight", 0), ("1.bias", 0), ("2.weight", 1)]
-    assert placed(trace(model, torch.zeros(2, 3, 4, 4))) == {
-        "0": dict.fromkeys(axes, [0, 1, 2]),
-        "0#2": dict.fromkeys(axes, [3, 4, 5]),
+    graph = trace(model, torch.zeros(2, 3, 4, 4))
+    assert placed(graph) == {
+        "0[0]": dict.fromkeys(axes, [0, 1, 2]),
+        "0[1]": dict.fromkeys(axes, [3, 4, 5]),
+        "0": dict.fromkeys(axes, [0, 1, 2, 3, 4, 5]),
     }
+    assert graph.groups["0"].inner == (("0[0]",), ("0[1]",))
 
 
 def test_inputs_and_outputs_are_pinned_and_nothing_else(resnet20_graph):
@@ -238,10 +286,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp without bias": (lambda: MLP(widths=(9, 5), in_features=16, bias=False), (1, 4, 4)),
     **{
         f"vgg{depth}{' with batch norm' * norm}": (
-            lambda depth=depth, norm=norm: VGG(depth, width=1 / 8, batch_norm=norm),
+            lambda depth=depth, norm=norm: VGG(depth, width=1 / 16, batch_norm=norm),
             (3, 32, 32),
         )
-        for depth, norm in ((11, False), (11, True), (16, True))
+        for depth in (11, 13, 16, 19)
+        for norm in (False, True)
     },
     **{
         f"resnet{depth} with {norm} and {shortcut}": (
@@ -253,11 +302,18 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         for depth, norm, shortcut in (
             (20, "batch", "option_a"),
             (20, "batch", "projection"),
-            (8, "layer", "option_a"),
-            (8, "layer", "projection"),
-            (8, "fixup", "option_a"),
-            (8, "fixup", "projection"),
+            *((8, norm, shortcut) for norm in NORMS for shortcut in SHORTCUTS),
         )
+    },
+    **{
+        f"resnet8, twice as wide, with {norm} and {shortcut}": (
+            lambda norm=norm, shortcut=shortcut: cifar_resnet(
+                8, width=2, norm=norm, shortcut=shortcut
+            ),
+            (3, 16, 16),
+        )
+        for norm in NORMS
+        for shortcut in SHORTCUTS
     },
     "resnet8, four times as wide": (lambda: cifar_resnet(8, width=4), (3, 16, 16)),
     "resnet8 of grey images": (lambda: cifar_resnet(8, in_channels=1), (1, 16, 16)),

@@ -1,10 +1,10 @@
-"""Cases of the rules in `rules/segments.py`: pad, slice, split, cat, select."""
+"""Cases of the rules in `rules/segments.py`: pad, slice, index, split, cat."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.rules.case import Case, around, calls, conv
+from tests.rules.case import Case, around, between, calls, chain, conv
 
 
 def option_a(self: nn.Module, x: Tensor) -> Tensor:
@@ -36,6 +36,12 @@ def with_image(self: nn.Module, x: Tensor) -> Tensor:
     return self.last(torch.cat([x, self.first(x)], 1))
 
 
+def heads_apart(_, y: Tensor) -> Tensor:
+    """Treat the second of three pairs of channels apart from the others."""
+    one, two, three = y.view(-1, 3, 2, 8, 8).unbind(1)
+    return torch.cat([one, two.relu(), three], 1)
+
+
 MOVING = {
     "pad of channels": Case(
         calls(option_a, narrow=conv(3, 4), wide=conv(4, 7), last=conv(7, 4)), (4, 3)
@@ -65,11 +71,33 @@ MOVING = {
         around(lambda self, y: torch.cat([y, self.more(y)], 2), more=conv(6, 6)), (6,)
     ),
     "one row of the image": Case(around(lambda _, y: y[:, :, 1].unsqueeze(2)), (6,)),
+    "one channel": Case(around(lambda _, y: y + y[:, 2].unsqueeze(1)), (5,)),
+    "channels unbound": Case(around(lambda _, y: y.unbind(1)[4][:, None] * y), (5,)),
+    "roll": Case(around(lambda _, y: y.roll(1, 1)), (6,)),
+    "flip": Case(around(lambda _, y: y.flip(1, 3)), (6,)),
+    "stack": Case(around(lambda _, y: torch.stack([y, y]).sum(0)), (6,)),
+    "stack of two": Case(
+        around(lambda self, y: torch.stack([y, self.more(y)], 1).sum(1), more=conv(6, 6)), (6,)
+    ),
+    "halves that gate each other": Case(around(lambda _, y: y[:, :3] * y[:, 3:], c=3), (3,)),
+    "gated linear unit": Case(between(nn.GLU(1), c=3), (3,)),
+    "gated linear unit of tokens": Case(
+        chain(nn.Linear(3, 10), nn.GLU(), nn.Linear(5, 4)), (5,), (7, 3)
+    ),
+    "index of space": Case(around(lambda _, y: y[:, :, torch.tensor([0, 2, 2])]), (6,)),
+    "index_select of space": Case(
+        around(lambda _, y: y.index_select(2, torch.tensor([0, 2, 2]))), (6,)
+    ),
+    "heads apart and together": Case(around(heads_apart), (2, 2, 2)),
 }
 
 PINNED = {
-    "one channel": Case(around(lambda _, y: y + y[:, 2].unsqueeze(1)), pinned_by="aten.select"),
+    "roll against itself": Case(
+        around(lambda _, y: y + y.roll(3, 1)),
+        pinned_by="two channels of one block play the same part",
+    ),
     "reflection of channels": Case(around(padded_along_tokens, c=8), pinned_by="aten.pad"),
-    "roll": Case(around(lambda _, y: y.roll(1, 1)), pinned_by="aten.roll"),
-    "stack": Case(around(lambda _, y: torch.stack([y, y]).sum(0)), pinned_by="aten.stack"),
+    "index of channels": Case(
+        around(lambda _, y: y[:, torch.tensor([0, 2, 1])], c=3), pinned_by="aten.index"
+    ),
 }

@@ -1,0 +1,48 @@
+"""Put corrections into the weights, as far as weights can hold them.
+
+A correction `y = s x + t` of a tap is absorbed by the first of these that can do so exactly:
+
+- the BatchNorms that alone read the tap (`readers.py`),
+- the layer that made the tap, else the norm that made it (`makers.py`),
+- all that read the tap, if they are norms, or layers that see no zeros of padding (`readers.py`).
+
+What remains, such as the sum of a residual block, becomes a layer: see `explicit.py`.
+"""
+
+from collections.abc import Mapping
+
+from repair_kernels.affine import ChannelAffine
+from repair_kernels.folding.correction import Correction, put
+from repair_kernels.folding.makers import into_layer, into_norm
+from repair_kernels.folding.readers import into_norms, into_readers
+from repair_kernels.graph import NetworkGraph, State
+
+__all__ = ["fold"]
+
+ABSORBERS = (into_norms, into_layer, into_norm, into_readers)
+
+
+def fold(
+    graph: NetworkGraph, state: State, affines: Mapping[str, ChannelAffine]
+) -> tuple[State, dict[str, ChannelAffine]]:
+    """Absorb corrections into a weight set.
+
+    Args:
+        affines: by tap
+    Returns:
+        the new weight set, and the corrections that nothing could absorb
+    """
+    folded = dict(state)
+    explicit = {}
+    nodes = {node.name: node for node in graph.nodes}
+    for name, affine in affines.items():
+        node = nodes[graph.tap(name).node]
+        correction = Correction(affine.scale.double(), affine.shift.double(), affine.channel_dim)
+        for absorb in ABSORBERS:
+            changed = absorb(graph, folded, node, correction)
+            if changed is not None:
+                put(graph, folded, changed)
+                break
+        else:
+            explicit[name] = affine
+    return folded, explicit
