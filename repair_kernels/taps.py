@@ -32,6 +32,8 @@ NOT_TAPPED = IDENTITIES | {
     aten.squeeze,
     aten.unsqueeze,
     aten.slice,
+    aten.select,
+    aten.expand,
 }
 
 
