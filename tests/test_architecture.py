@@ -28,6 +28,7 @@ LAYERS = (
         "symmetry_report",
         "taps",
         "schedule",
+        "overwriting",
         "state",
         "capture",
         "permutation",
