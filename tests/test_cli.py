@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from repair_kernels.checkpoints import load_state_dict, save_state_dict
-from repair_kernels.cli import demo_table, keyword_arguments, main
+from repair_kernels.cli import main
+from repair_kernels.cli.demo import demo_table
+from repair_kernels.cli.sources import keyword_arguments
 from repair_kernels.evaluation import Path
 from repair_kernels.paired_stats import PairedStats
 
