@@ -7,22 +7,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from repair_kernels.affine import ChannelAffine
+from repair_kernels.assembly import MergedNetwork, assemble
 from repair_kernels.batches import Batches
-from repair_kernels.calibration import VARIANTS, correct, correction_taps
-from repair_kernels.channel_statistics import collect_channels
+from repair_kernels.channel_statistics import collect_channels, paired_averages
 from repair_kernels.endpoints import capture_pair, choose_device
 from repair_kernels.errors import ArgumentError, CalibrationDataError
 from repair_kernels.evaluation import Path, variance_ratio
-from repair_kernels.explicit import attach
-from repair_kernels.folding import fold
+from repair_kernels.goals import check_restore
 from repair_kernels.graph import NetworkGraph, State, state_of
 from repair_kernels.interpolation import interpolate_states
 from repair_kernels.matching import match
-from repair_kernels.new_biases import give_biases
+from repair_kernels.moments import PairedMoments
+from repair_kernels.norm_reset import check_has_norms
 from repair_kernels.paired_stats import PairedStats
-from repair_kernels.permutation import Permutation, permute_state, tap_indices, with_state
+from repair_kernels.permutation import Permutation, permute_state, tap_indices
 from repair_kernels.statistics import collect
+from repair_kernels.variants import (
+    READS_DATA,
+    VARIANTS,
+    Corrections,
+    check_batch_mean,
+    correct,
+    correction_taps,
+)
 from repair_kernels.verification import function_deviation
 
 VERIFIED_IMAGES = 8
@@ -30,15 +37,6 @@ VERIFIED_IMAGES = 8
 WEIGHT_BYTES_PER_PASS = 2 * 2**30
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 Ends = tuple[Mapping[str, float], Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class MergedNetwork:
-    """A merged network, the taps that were corrected, and those that are explicit layers."""
-
-    model: nn.Module
-    corrected: tuple[str, ...]
-    explicit: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,9 @@ class AlignedPair:
         data: the calibration data
         taps: what to correct, as the caller said
         backend: see `ops`
+        restore: what corrections restore, see `goals.RESTORE`
+        averages: the endpoints' averages over batches at the taps to correct, in place of
+            `aligned_stats` for "forward"; None: statistics are pooled
         corrections: those found so far, by alpha and variant
     """
 
@@ -73,17 +74,17 @@ class AlignedPair:
     data: Batches
     taps: Sequence[str] | str | None
     backend: str | None
-    corrections: dict[tuple[float, str], dict[str, ChannelAffine]] = field(default_factory=dict)
+    restore: str = "both"
+    averages: Mapping[str, PairedMoments] | None = None
+    corrections: dict[tuple[float, str], Corrections] = field(default_factory=dict)
 
-    def correct(
-        self, alphas: Sequence[float], variant: str
-    ) -> list[tuple[State, dict[str, ChannelAffine]]]:
-        """Return for each alpha the interpolated weight set, and the correction of each tap."""
+    def correct(self, alphas: Sequence[float], variant: str) -> list[tuple[State, Corrections]]:
+        """Return for each alpha the interpolated weight set, and what the variant changes in it."""
         state_b = self.state_plain if variant == "plain" else self.state_b
         states = interpolate_states(self.state_a, state_b, alphas, backend=self.backend)
         if variant in VARIANTS:
             self._find_corrections(states, alphas, variant)
-        found = [self.corrections.get((alpha, variant), {}) for alpha in alphas]
+        found = [self.corrections.get((alpha, variant), Corrections()) for alpha in alphas]
         return list(zip(states, found, strict=True))
 
     def _find_corrections(
@@ -100,14 +101,21 @@ class AlignedPair:
             self.graph,
             list(missing.values()),
             self.data,
-            self.aligned_stats,
+            self.goal_stats(variant),
             correction_taps(self.graph, variant, self.taps),
             list(missing),
             variant,
+            restore=self.restore,
+            batch_mean=variant == "forward" and self.averages is not None,
             backend=self.backend,
         )
-        for alpha, affines in zip(missing, found, strict=True):
-            self.corrections[alpha, variant] = affines
+        for alpha, corrections in zip(missing, found, strict=True):
+            self.corrections[alpha, variant] = corrections
+
+    def goal_stats(self, variant: str) -> Mapping[str, PairedMoments]:
+        """Return the endpoints' statistics from which a variant takes its goals."""
+        averaged = variant == "forward" and self.averages is not None
+        return self.averages if averaged and self.averages is not None else self.aligned_stats
 
     def merge(self, alpha: float, variant: str, *, add_bias: bool = False) -> MergedNetwork:
         """Return the network at alpha, corrected, with the corrections in its weights."""
@@ -124,13 +132,8 @@ class AlignedPair:
         size = sum(tensor.nbytes for tensor in self.state_a.values())
         per_pass = max(1, WEIGHT_BYTES_PER_PASS // max(1, size))
         for start in range(0, len(alphas), per_pass):
-            for state, affines in self.correct(alphas[start : start + per_pass], variant):
-                folded, explicit = fold(self.graph, state, affines)
-                model = with_state(self.model_a, folded)
-                if add_bias:
-                    explicit = give_biases(model, self.graph, explicit)
-                model = attach(model, self.graph, explicit)
-                yield MergedNetwork(model, tuple(affines), tuple(explicit))
+            for state, corrections in self.correct(alphas[start : start + per_pass], variant):
+                yield assemble(self.model_a, self.graph, state, corrections, add_bias=add_bias)
 
     def sweep(
         self, evaluate: Evaluate, alphas: Sequence[float], variants: Sequence[str], ends: Ends
@@ -148,10 +151,15 @@ class AlignedPair:
 
     def variance_ratios(self, alpha: float, variant: str) -> dict[str, float]:
         """Return per tap how much of the endpoints' variance the network at alpha has (§3.1)."""
-        [(state, affines)] = self.correct([alpha], variant)
+        [(state, corrections)] = self.correct([alpha], variant)
         taps = tuple(self.stats)
         [seen] = collect_channels(
-            self.graph, [state], self.data, taps=taps, affines=[affines], backend=self.backend
+            self.graph,
+            [{**state, **corrections.statistics}],
+            self.data,
+            taps=taps,
+            affines=[corrections.affines],
+            backend=self.backend,
         )
         ends = self.stats
         return {t: variance_ratio(seen[t].var, ends[t].var_a, ends[t].var_b, alpha) for t in taps}
@@ -164,6 +172,8 @@ def align(
     *,
     variants: Sequence[str] = ("forward",),
     taps: Sequence[str] | str | None = None,
+    restore: str = "both",
+    batch_mean: bool = False,
     n_samples: int | None = None,
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
@@ -177,9 +187,13 @@ def align(
         variants: what the pair will be merged with; decides which statistics are kept
         the rest: see `repair`
     """
+    restore = check_restore(restore)
+    check_batch_mean(batch_mean, variants)
     device = choose_device(device, model_a)
     data = _open(batches, n_samples, variants)
     graph = capture_pair(model_a, model_b, data)
+    if "reset_norm" in variants:
+        check_has_norms(graph)
     data.device = device
     corrected = {tap for v in variants if v in VARIANTS for tap in correction_taps(graph, v, taps)}
     crossed = set(graph.match_taps)
@@ -205,6 +219,10 @@ def align(
     if verify:
         few = data.first[:VERIFIED_IMAGES]
         deviation = function_deviation(graph, state_b, permuted, permutations, few)
+    averages = None
+    if batch_mean:
+        forward = correction_taps(graph, "forward", taps)
+        averages = paired_averages(graph, state_a, permuted, data, taps=forward, backend=backend)
     return AlignedPair(
         model_a=model_a,
         graph=graph,
@@ -218,6 +236,8 @@ def align(
         data=data,
         taps=taps,
         backend=backend,
+        restore=restore,
+        averages=averages,
     )
 
 
@@ -234,7 +254,7 @@ def _check_same_metrics(rows: Sequence[Mapping[str, float]]) -> None:
 def _open(batches: Iterable[Any], n_samples: int | None, variants: Sequence[str]) -> Batches:
     """Open the data, and refuse data that can be read once only where it has to be read again."""
     data = Batches(batches, n_samples=n_samples)
-    again = [variant for variant in variants if variant in ("forward", "sequential")]
+    again = [variant for variant in variants if variant in READS_DATA]
     if again and not data.is_repeatable:
         raise CalibrationDataError(
             f"variant {again[0]!r} reads `batches` twice, and an iterator can be read once only; "

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from repair_kernels.alignment import AlignedPair, Evaluate, align
-from repair_kernels.calibration import check_variant
 from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError
 from repair_kernels.evaluation import Path
 from repair_kernels.matching import matched_correlation
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.permutation import Permutation
+from repair_kernels.variants import check_variant
 
 
 @dataclass(frozen=True)

@@ -115,13 +115,15 @@ def test_the_closed_form_is_exact_at_the_first_layer(family: str, first: str, al
     assert_goals_met(fixed, (a, b), inputs, {first: None}, alpha, allowed=1e-9)
 
 
-def test_forward_normalises_by_the_batch_and_freezes_the_whole_pass() -> None:
+def test_forward_normalises_by_the_piece_and_freezes_the_whole_pass(monkeypatch) -> None:
+    monkeypatch.setattr("repair_kernels.batches.PIECE_IMAGES", 30)
     a, b = (model.double() for model in pair("mlp"))
-    batches = [shifted("mlp", n, seed).double() for n, seed in ((30, 1), (50, 2), (7, 3))]
-    fixed = rk.calibrate(a, b, batches, variant="forward")
+    # Pieces of 30 images, and what remains, wherever the data's own batches end.
+    batches = shifted("mlp", 100).double().split([30, 30, 40])
+    fixed = rk.calibrate(a, b, torch.cat(batches).split(13), variant="forward")
     merged = rk.interpolate(a, b)
     inputs = torch.cat(batches)
-    x, wanted = list(batches), rk.interpolate(a, b)
+    x, wanted = batches, rk.interpolate(a, b)
     for tap in ("fc1", "fc2"):
         mean, std = oracles.goal(
             *(activations(end, inputs, [tap])[tap] for end in (a, b)), alpha=0.5

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from repair_kernels.calibration import VARIANTS
 from repair_kernels.cli.commands import run_match, run_merge, run_stats, run_sweep
 from repair_kernels.cli.demo import run_demo
+from repair_kernels.variants import VARIANTS
 from repair_kernels.version import __version__
 
 UNVERIFIED = "do not run the permuted network beside the original"
