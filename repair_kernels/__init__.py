@@ -17,7 +17,8 @@ from repair_kernels.matching import match
 from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.permutation import Permutation, permute
-from repair_kernels.pipeline import RepairReport, RepairResult, repair, sweep
+from repair_kernels.pipeline import repair, sweep
+from repair_kernels.repair_report import RepairReport, RepairResult
 from repair_kernels.rules import register_rule
 from repair_kernels.statistics import compute_stats
 from repair_kernels.symmetry import PermutationGroup

@@ -1,5 +1,6 @@
 """Two endpoints brought into one order, ready to be merged at any alpha and in any variant."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,12 +9,13 @@ import torch
 from torch import nn
 
 from repair_kernels.assembly import MergedNetwork, assemble
+from repair_kernels.assessment import Assessment, assess
 from repair_kernels.batches import Batches
 from repair_kernels.channel_statistics import collect_channels, paired_averages
 from repair_kernels.endpoints import capture_pair, choose_device
-from repair_kernels.errors import ArgumentError, CalibrationDataError
+from repair_kernels.errors import ArgumentError, CalibrationDataError, CalibrationWarning
 from repair_kernels.evaluation import Path, variance_ratio
-from repair_kernels.goals import check_restore
+from repair_kernels.goals import check_restore, goal
 from repair_kernels.graph import NetworkGraph, State, state_of
 from repair_kernels.interpolation import interpolate_states
 from repair_kernels.matching import match
@@ -135,6 +137,17 @@ class AlignedPair:
             for state, corrections in self.correct(alphas[start : start + per_pass], variant):
                 yield assemble(self.model_a, self.graph, state, corrections, add_bias=add_bias)
 
+    def assess(self, alpha: float, variant: str, merged: MergedNetwork) -> Assessment | None:
+        """Measure a network that was merged so; None if it is as aligned, or data are spent."""
+        if not merged.is_changed or not self.data.is_repeatable:
+            return None
+        [(aligned, _)] = self.correct([alpha], "none")
+        goals = {tap: goal(self.aligned_stats[tap], alpha) for tap in merged.corrected}
+        ends = (self.state_a, self.state_b)
+        return assess(
+            self.graph, merged, aligned, ends, goals, self.data, alpha, backend=self.backend
+        )
+
     def sweep(
         self, evaluate: Evaluate, alphas: Sequence[float], variants: Sequence[str], ends: Ends
     ) -> Path:
@@ -212,6 +225,7 @@ def align(
         backend=backend,
         progress=progress,
     )
+    _warn_of_few_samples(graph, stats)
     permutations = match(stats, graph.groups)
     permuted = permute_state(state_b, graph.groups, permutations)
     widths = {tap: graph.tap(tap).channels for tap in stats}
@@ -239,6 +253,20 @@ def align(
         restore=restore,
         averages=averages,
     )
+
+
+def _warn_of_few_samples(graph: NetworkGraph, stats: PairedStats) -> None:
+    """Warn where matching rests on fewer samples than there are channels."""
+    few = [tap for tap in graph.match_taps if stats[tap].n_samples < graph.tap(tap).channels]
+    if few:
+        samples, channels = stats[few[0]].n_samples, graph.tap(few[0]).channels
+        warnings.warn(
+            f"tap {few[0]!r} saw {samples} samples of {channels} channels, so that many of their "
+            "correlations are chance; calibrate with more images than the widest layer has "
+            "channels",
+            CalibrationWarning,
+            stacklevel=4,
+        )
 
 
 def _check_same_metrics(rows: Sequence[Mapping[str, float]]) -> None:

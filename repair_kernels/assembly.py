@@ -37,6 +37,17 @@ class MergedNetwork:
     behind: tuple[str, ...] = ()
     biased: tuple[str, ...] = ()
 
+    @property
+    def norms_reset(self) -> int:
+        """How many BatchNorms have new statistics."""
+        names = self.corrections.statistics
+        return len({name.rpartition(".")[0] for name in names})
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether anything was corrected."""
+        return bool(self.corrected or self.corrections.statistics)
+
     def as_graph_sees(self, graph: NetworkGraph) -> tuple[State, dict[str, ChannelAffine]]:
         """Return the weights by the graph's names, and the layers to add at taps.
 

@@ -54,11 +54,12 @@ LAYERS = (
         "norm_reset",
         "variants",
         "assembly",
+        "output_losses",
         "assessment",
         "calibration",
         "evaluation",
     ),
-    ("alignment", "pipeline"),
+    ("alignment", "repair_report", "pipeline"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -54,10 +54,15 @@ def run_merge(options: argparse.Namespace) -> None:
         alpha=options.alpha,
         variant=options.variant,
         taps=options.tap or None,
+        restore=options.restore,
+        batch_mean=options.batch_mean,
         verify=options.verify,
+        assess=options.assess,
+        on_worse=options.on_worse,
         **_common(options),
     )
-    made = made_by(options.alpha, options.variant, result.report.explicit)
+    variant = options.variant if result.report.returned == "corrected" else "none"
+    made = made_by(options.alpha, variant, result.report.explicit)
     made["sources"] = json.dumps([str(options.a), str(options.b)])
     save_state_dict(result.model.state_dict(), options.output, metadata=made)
     print(result.report)
@@ -79,6 +84,8 @@ def run_sweep(options: argparse.Namespace) -> None:
         alphas=[i / (options.points - 1) for i in range(options.points)],
         variants=options.variant or ("none", "forward"),
         taps=options.tap or None,
+        restore=options.restore,
+        batch_mean=options.batch_mean,
         verify=options.verify,
         **_common(options),
     )

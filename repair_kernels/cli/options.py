@@ -6,9 +6,12 @@ from typing import Any
 
 from repair_kernels.cli.commands import run_match, run_merge, run_stats, run_sweep
 from repair_kernels.cli.demo import run_demo
+from repair_kernels.goals import RESTORE
+from repair_kernels.pipeline import ON_WORSE
 from repair_kernels.variants import VARIANTS
 from repair_kernels.version import __version__
 
+TAP = "what to correct: a name, a pattern, or conv, block, norm, activation, all (repeatable)"
 UNVERIFIED = "do not run the permuted network beside the original"
 
 
@@ -40,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     merge.add_argument(
         "--variant", default="forward", choices=(*VARIANTS, "none"), help="of REPAIR"
     )
-    merge.add_argument("--tap", action="append", help="what to correct (repeatable)")
+    merge.add_argument("--tap", action="append", help=TAP)
     merge.add_argument("-o", "--output", required=True, help="checkpoint to write")
 
     path = _pair_command(commands, "sweep", run_sweep, "evaluate the path between two classifiers")
@@ -53,9 +56,31 @@ def parser() -> argparse.ArgumentParser:
         choices=(*VARIANTS, "none", "plain"),
         help="repeatable (default: none and forward)",
     )
-    path.add_argument("--tap", action="append", help="what to correct (repeatable)")
+    path.add_argument("--tap", action="append", help=TAP)
     path.add_argument("--no-plot", dest="plot", action="store_false", help="write no picture")
     path.add_argument("-o", "--output", required=True, help="folder to write")
+    merge.add_argument(
+        "--no-assess", dest="assess", action="store_false", help="do not measure the merged network"
+    )
+    merge.add_argument(
+        "--on-worse",
+        choices=ON_WORSE,
+        default="aligned",
+        help="what to write if the correction makes the loss on --data worse: the aligned network, "
+        "or the corrected one with a warning (default: aligned)",
+    )
+    for command in (merge, path):
+        command.add_argument(
+            "--restore",
+            choices=RESTORE,
+            default="both",
+            help="what corrections restore (default: both mean and std)",
+        )
+        command.add_argument(
+            "--batch-mean",
+            action="store_true",
+            help="average over batches as the published code does (variant forward)",
+        )
     for command in (matched, merge, path):
         command.add_argument("--no-verify", dest="verify", action="store_false", help=UNVERIFIED)
     return whole
