@@ -7,6 +7,7 @@ docstrings: `n` samples (images x positions), `c` channels (`c_a` and `c_b` of t
 
 from repair_kernels import errors
 from repair_kernels.affine import ChannelAffine
+from repair_kernels.balancing import BalanceReport, BalanceResult, balance
 from repair_kernels.calibration import calibrate
 from repair_kernels.checkpoints import load_state_dict, save_state_dict
 from repair_kernels.evaluation import Path, classifier_metrics
@@ -38,6 +39,9 @@ __all__ = [
     "match",
     "Permutation",
     "permute",
+    "balance",
+    "BalanceResult",
+    "BalanceReport",
     "interpolate",
     "calibrate",
     "ChannelAffine",

@@ -105,7 +105,7 @@ def balance(
     model_b: nn.Module,
     example_input: Tensor,
     *,
-    mode: str = "channel",
+    mode: str = "layer",
     measure: str = "weight",
 ) -> BalanceResult:
     """Return network b with the scales of network a; it computes the same function.
@@ -114,7 +114,7 @@ def balance(
         model_a, model_b: networks of one architecture, b's channels already in a's order; left as
             they are
         example_input: a batch of inputs; its values do not matter
-        mode: "channel": one factor per channel; "layer": one per layer; "sign": only signs are
+        mode: "layer": one factor per layer; "channel": one per channel; "sign": only signs are
             turned, which the first two do as well; "none": only report
         measure: what is made equal: "weight", norms of the weights (of the rows, or of the whole
             layer); "variance", BatchNorms' running standard deviations where there are any
@@ -140,7 +140,7 @@ def balance_state(
     state_a: State,
     state_b: State,
     *,
-    mode: str = "channel",
+    mode: str = "layer",
     measure: str = "weight",
 ) -> BalancedState:
     """Return network b's weight set with the scales of network a; see `balance`."""

@@ -2,7 +2,7 @@
 
     layer -> BatchNorm:            W' = s W   b' = s b   mean' = s mean   var' = s^2 var
                                    weight' = weight sqrt(s^2 var + eps) / (s sqrt(var + eps))
-    layer or norm -> f -> layers:  rows' = s rows    columns' = columns / s,    f(s x) = s f(x)
+    layer -> f -> layers:          rows' = s rows   columns' = columns / s,     f(s x) = s f(x)
 
 The first holds for every s but 0, the second for s > 0 where f is made of ReLU and its kin, pooling
 and reshapes. A BatchNorm without weights, or one behind a ReLU, takes 1 / s into its running
@@ -10,15 +10,16 @@ statistics: `folding/readers.py` says how. Nothing is approximated: LayerNorm, G
 forget the scale of their input up to their eps only, so what they read stays.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from repair_kernels.folding.correction import Changes, Correction, convolution_form
-from repair_kernels.folding.makers import into_layer, into_norm, running_statistics
-from repair_kernels.folding.readers import into_reader, reached, readings
+from repair_kernels.folding.makers import into_layer, running_statistics
+from repair_kernels.folding.readers import into_reader, passed
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.rules import argument, packet, shape
 from repair_kernels.taps import CONVOLUTIONS, LAYERS, NORMS, SUMS
@@ -26,6 +27,17 @@ from repair_kernels.taps import CONVOLUTIONS, LAYERS, NORMS, SUMS
 aten = torch.ops.aten
 
 
+HOMOGENEOUS = {
+    aten.relu,
+    aten.relu_,
+    aten.leaky_relu,
+    aten.leaky_relu_,
+    aten.prelu,
+    aten.rrelu,
+    aten.rrelu_,
+    aten.abs,
+}
+"""Functions with f(s x) = s f(x) for every positive s."""
 NOT_ITS_OWN = "its weight or bias is shared, used twice or computed from others"
 
 
@@ -69,7 +81,7 @@ def norm_behind(graph: NetworkGraph, node: Node) -> RunningNorm | None:
 
 
 def rescale(graph: NetworkGraph, state: State, node: Node, factor: Tensor) -> Rescaling:
-    """Multiply the channels of a layer's (or a norm's) output, and undo it in what reads them.
+    """Multiply the channels of a layer's output, and undo it in what reads them.
 
     Args:
         state: a weight set; left as it is
@@ -79,8 +91,7 @@ def rescale(graph: NetworkGraph, state: State, node: Node, factor: Tensor) -> Re
     if dim is None:
         return _refused("its channels lie along no dimension that the graph knows")
     up = Correction(factor, torch.zeros_like(factor), dim)
-    absorb = into_layer if packet(node) in LAYERS else into_norm
-    changed = absorb(graph, state, node, up)
+    changed = into_layer(graph, state, node, up)
     if changed is None:
         return _refused(NOT_ITS_OWN)
     norm = norm_behind(graph, node)
@@ -90,28 +101,20 @@ def rescale(graph: NetworkGraph, state: State, node: Node, factor: Tensor) -> Re
     if bool((factor <= 0).any()):
         return _refused("only a BatchNorm with weights that alone reads a layer turns signs")
     down = Correction(1 / factor, torch.zeros_like(factor), dim)
-    for reading in readings(node, down):
-        taken = into_reader(graph, state, reading)
-        if taken is None:
-            return _refused(_why(reading[0]))
-        changed |= taken
-    values = {value.name: held.scale.reciprocal() for value, held in reached(node, down)}
-    taps = graph.tap_of_node
-    scales = {taps[name].name: scale for name, scale in values.items() if name in taps}
+    scales: dict[str, Tensor] = {}
+    for value, held in _reached(node, down):
+        if value.name in graph.tap_of_node:
+            scales[graph.tap_of_node[value.name].name] = 1 / held.scale
+        for reader in (user for user in value.users if _scaled(user, value, held) is None):
+            taken = into_reader(graph, state, reader, value, held)
+            if taken is None:
+                return _refused(_why(reader))
+            changed |= taken
     return _checked(state, Rescaling(changed, scales))
 
 
 def row_norms(graph: NetworkGraph, state: State, node: Node) -> Tensor | None:
-    """Return the norm of the weights that make each channel; None if they are not a layer's own.
-
-    For a norm it is the root of weight^2 + bias^2: the second moment of what it returns.
-    """
-    if packet(node) in NORMS:
-        first = 1 if packet(node) in (aten.batch_norm, aten.instance_norm) else 2
-        names = [graph.owned(argument(node, position)) for position in (first, first + 1)]
-        if None in names:
-            return None
-        return torch.stack([state[name].double() for name in names if name]).norm(dim=0)
+    """Return the norm of the weights that make each channel; None if they are not a layer's own."""
     weight = argument(node, 1, "weight")
     lengths = isinstance(weight, Node) and packet(weight) is aten._weight_norm
     name = graph.owned(argument(weight, 1) if lengths else weight)
@@ -122,6 +125,36 @@ def row_norms(graph: NetworkGraph, state: State, node: Node) -> Tensor | None:
     if not transposed:
         return value.flatten(1).norm(dim=1)
     return value.unflatten(0, (groups, -1)).movedim(2, 1).flatten(2).norm(dim=2).flatten()
+
+
+def _reached(node: Node, correction: Correction) -> Iterator[tuple[Node, Correction]]:
+    """Yield a value and all that a positive scale of it passes on to, each with its own scale."""
+    yield node, correction
+    for user in node.users:
+        on = _scaled(user, node, correction)
+        if on is not None:
+            yield from _reached(user, on)
+
+
+def _scaled(user: Node, value: Node, correction: Correction) -> Correction | None:
+    """Return the scale of an operator's result, if it is that of its operand."""
+    if packet(user) in HOMOGENEOUS:
+        return correction if argument(user, 0) is value else None
+    if packet(user) is aten.mean:
+        return _averaged(user, value, correction)
+    return passed(user, value, correction)
+
+
+def _averaged(user: Node, value: Node, correction: Correction) -> Correction | None:
+    """Follow a scale through a mean over dimensions that hold no channels."""
+    rank = len(shape(value))
+    dims = argument(user, 1, "dim")
+    gone = {dim % rank for dim in dims} if dims else set(range(rank))
+    if correction.dim in gone:
+        return None
+    kept = argument(user, 2, "keepdim", False)
+    before = 0 if kept else sum(dim < correction.dim for dim in gone)
+    return replace(correction, dim=correction.dim - before)
 
 
 def _through_norm(norm: RunningNorm, state: State, factor: Tensor) -> Changes:
@@ -140,13 +173,11 @@ def _through_norm(norm: RunningNorm, state: State, factor: Tensor) -> Changes:
 
 
 def _channel_dim(graph: NetworkGraph, node: Node) -> int | None:
-    """Return along which dimension a layer's or norm's own channels lie, if the graph agrees."""
+    """Return along which dimension a layer's channels lie, if the graph agrees."""
     tap = graph.tap_of_node.get(node.name)
-    target, rank = packet(node), len(shape(node))
-    if target in CONVOLUTIONS:
-        dim = rank + 1 - len(shape(argument(node, 1, "weight")))
-    else:
-        dim = rank - 1 if target in (aten.linear, aten.layer_norm, aten.rms_norm) else 1
+    dim = len(shape(node)) - 1
+    if packet(node) in CONVOLUTIONS:
+        dim += 2 - len(shape(argument(node, 1, "weight")))
     return dim if tap is not None and tap.channel_dim == dim else None
 
 

@@ -68,18 +68,6 @@ class Shared(nn.Module):
         return self.two(self.one(x).relu())
 
 
-class Averaged(nn.Module):
-    """A convolution whose ReLU is averaged over space, as residual networks end."""
-
-    def __init__(self, dims: tuple[int, ...] = (2, 3), keepdim: bool = False) -> None:
-        super().__init__()
-        self.conv, self.relu, self.out = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, 2)
-        self.dims, self.keepdim = dims, keepdim
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.relu(self.conv(x)).mean(self.dims, self.keepdim).flatten(1))
-
-
 def chain(*layers: nn.Module) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(*copy.deepcopy(layers))
 
@@ -270,11 +258,6 @@ CASES = {
         4,
         ("6.weight", "6.bias"),
     ),
-    "activation, mean over space": Case(Averaged, IMAGE, "relu", 4, ("out.weight", "out.bias")),
-    "activation, mean that keeps dimensions": Case(
-        lambda: Averaged((-1, -2), keepdim=True), IMAGE, "relu", 4, ("out.weight", "out.bias")
-    ),
-    "activation, mean over channels": Case(lambda: Averaged((1, 2)), IMAGE, "relu", 4),
     "activation, padded pool": Case(
         chain(CONV, nn.ReLU(), nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 2, 1)), IMAGE, "1", 4
     ),

@@ -2,150 +2,39 @@
 
 import copy
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
 import repair_kernels as rk
 from repair_kernels.balancing import BalanceResult, balance, balance_state
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
 from repair_kernels.graph import state_of
 from repair_kernels.permutation import with_state
-from repair_kernels.scaling import rescale, row_norms
-from repair_kernels.taps import LAYERS
-from tests.foldable import Shared, Skip
-from tests.networks import FAMILIES, assert_same, lively, snapshot
+from repair_kernels.scaling import row_norms
+from tests.networks import assert_same, lively, snapshot
+from tests.scales import (
+    BALANCED,
+    EXACT,
+    IMAGE,
+    NETWORKS,
+    REFUSED,
+    assert_same_weights,
+    balanced,
+    deviation,
+    drawn,
+    factors,
+    graph_of,
+    inputs,
+    network,
+    rescaled,
+    row_of,
+)
 
 pytestmark = pytest.mark.usefixtures("torch_backend")
-
-EXACT = 1e-12
-IMAGE = (3, 9, 9)
-
-
-def grouped() -> nn.Module:
-    """Return a network with grouped, depthwise and transposed convolutions, with norms and none."""
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, bias=False),
-        nn.BatchNorm2d(4),
-        nn.LeakyReLU(0.1),
-        nn.Conv2d(4, 8, 3, groups=2, padding=1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, groups=8),
-        nn.PReLU(8),
-        nn.MaxPool2d(2, 1, 1),
-        nn.ConvTranspose2d(8, 6, 3, groups=2),
-        nn.Dropout(),
-        nn.ReLU(inplace=True),
-        nn.AvgPool2d(2),
-        nn.ConvTranspose2d(6, 4, 2, groups=2),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(4 * 25, 5),
-    )
-
-
-def norms() -> nn.Module:
-    """Return a network whose BatchNorms stand behind a ReLU, or have no weights."""
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3),
-        nn.ReLU(),
-        nn.BatchNorm2d(4),
-        nn.Conv2d(4, 6, 3),
-        nn.BatchNorm2d(6, affine=False),
-        nn.ReLU(),
-        weight_norm(nn.Conv2d(6, 5, 3)),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(5, 4),
-    )
-
-
-def drawn(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Return a network in float64 whose BatchNorm weights have both signs."""
-    model = lively(build(), seed).eval().double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
-                module.weight.mul_(
-                    1 - 2 * torch.randint(0, 2, module.weight.shape, generator=generator)
-                )
-    return model
-
-
-NETWORKS = {
-    **{n: (f.build, f.shape) for n, f in FAMILIES.items() if n != "imagenet_bottleneck"},
-    "grouped": (grouped, IMAGE),
-    "norms": (norms, IMAGE),
-}
-BALANCED = [n for n in NETWORKS if n not in ("resnet_layer_norm", "resnet_fixup")]
-
-
-def network(name: str, seed: int) -> nn.Module:
-    return drawn(NETWORKS[name][0], seed)
-
-
-def inputs(name: str, n: int = 3) -> Tensor:
-    generator = torch.Generator().manual_seed(9)
-    return torch.randn(n, *NETWORKS[name][1], generator=generator, dtype=torch.float64)
-
-
-@cache
-def graph_of(name: str) -> rk.NetworkGraph:
-    """Return a network's graph: capturing takes longer than all that is tested here."""
-    return rk.trace(network(name, 0), inputs(name))
-
-
-def balanced(name: str, a: nn.Module, b: nn.Module, **options: str) -> BalanceResult:
-    """Return what `balance` returns, without capturing."""
-    found = balance_state(graph_of(name), state_of(a), state_of(b), **options)
-    return BalanceResult(with_state(b, found.state), found.report)
-
-
-def deviation(model: nn.Module, other: nn.Module, x: Tensor) -> float:
-    """Return how far another network's outputs are off, relative to the largest."""
-    with torch.no_grad():
-        wanted = model(x)
-        return float((other(x) - wanted).abs().max() / wanted.abs().max())
-
-
-def rescaled(name: str, model: nn.Module, draw: Callable[[int], Tensor]) -> nn.Module:
-    """Return a network of the same function, each layer's channels multiplied by factors."""
-    graph, state = graph_of(name), state_of(model)
-    for node in graph.nodes:
-        if getattr(node.target, "overloadpacket", None) in LAYERS:
-            factor = draw(node.meta["val"].shape[1])
-            found = rescale(graph, state, node, factor)
-            if found.refused:
-                found = rescale(graph, state, node, factor.abs())
-            state = {**state, **found.changed}
-    return with_state(model, state)
-
-
-def factors(seed: int, low: float = -2, high: float = 2) -> Callable[[int], Tensor]:
-    """Return a source of factors from 10^low to 10^high, of both signs."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(channels: int) -> Tensor:
-        size = torch.rand(channels, generator=generator, dtype=torch.float64)
-        sign = 1 - 2 * torch.randint(0, 2, (channels,), generator=generator)
-        return sign * 10 ** (low + (high - low) * size)
-
-    return draw
-
-
-def assert_same_weights(model: nn.Module, wanted: nn.Module, rtol: float) -> None:
-    for name, tensor in state_of(wanted).items():
-        largest = float(tensor.abs().max())
-        torch.testing.assert_close(state_of(model)[name], tensor, rtol=rtol, atol=rtol * largest)
-
 
 # The function stays
 
@@ -167,7 +56,7 @@ def test_any_factors_leave_the_function_and_balancing_takes_them_back(seed: int,
     a, x = network(name, 0), inputs(name)
     b = rescaled(name, a, factors(seed))
     assert deviation(a, b, x) < EXACT
-    back = balanced(name, a, b).model
+    back = balanced(name, a, b, mode="channel").model
     assert deviation(a, back, x) < EXACT
     assert_same_weights(back, a, 1e-9)
 
@@ -175,7 +64,7 @@ def test_any_factors_leave_the_function_and_balancing_takes_them_back(seed: int,
 def test_16_and_32_bit_weights_keep_their_dtype_and_the_function_to_rounding() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         a, b = network("vgg_batch_norm", 0).to(dtype), network("vgg_batch_norm", 1).to(dtype)
-        result = balanced("vgg_batch_norm", a, b).model
+        result = balanced("vgg_batch_norm", a, b, mode="channel").model
         assert {t.dtype for t in state_of(result).values()} == {dtype, torch.int64}
         # Run in float64: only the weights are rounded, at nine layers one after the other.
         x = inputs("vgg_batch_norm")
@@ -212,7 +101,7 @@ def test_rows_of_balanced_layers_agree_in_norm(name: str, mode: str) -> None:
 
 def test_variances_agree_where_they_are_the_measure() -> None:
     a, b = network("vgg_batch_norm", 0), network("vgg_batch_norm", 1)
-    result = balanced("vgg_batch_norm", a, b, measure="variance").model
+    result = balanced("vgg_batch_norm", a, b, mode="channel", measure="variance").model
     for name, tensor in state_of(a).items():
         if name.endswith("running_var"):
             torch.testing.assert_close(state_of(result)[name], tensor, rtol=EXACT, atol=0)
@@ -238,7 +127,8 @@ def test_the_ratio_is_that_of_the_networks_as_they_were_given() -> None:
     with torch.no_grad():
         b[0].weight.mul_(torch.tensor([2.0, 8.0, 2.0, 8.0]).unsqueeze(1))
         b[2].weight.mul_(3)
-    report = balance(a, b, torch.zeros(1, 3, dtype=torch.float64)).report
+    x = torch.zeros(1, 3, dtype=torch.float64)
+    report = balance(a, b, x, mode="channel").report
     assert [layer.ratio for layer in report.layers] == pytest.approx([4, 3])
     assert report.ratio == pytest.approx(12**0.5)
 
@@ -249,7 +139,7 @@ def test_rows_without_weights_stay() -> None:
         a.features[0].weight[0] = 0
         b.features[0].weight[1] = 0
     before = b.features[0].weight.detach().clone()
-    result = balanced("vgg_batch_norm", a, b).model
+    result = balanced("vgg_batch_norm", a, b, mode="channel").model
     assert torch.equal(result.features[0].weight[:2].abs(), before[:2].abs())
     assert all(t.isfinite().all() for t in state_of(result).values())
 
@@ -303,56 +193,12 @@ def test_signs_alone_change_no_magnitude() -> None:
 # What is left alone
 
 
-class Sum(nn.Module):
-    """A residual sum without a norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two, self.out = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.one(x).relu()
-        return self.out((x + self.two(x)).relu())
-
-
-def row_of(*layers: nn.Module) -> Callable[[], nn.Module]:
-    return lambda: nn.Sequential(*copy.deepcopy(layers))
-
-
-REFUSED = {
-    "output": (row_of(nn.Linear(4, 2)), (4,), "0", "it is the output of the network"),
-    "relu and output": (row_of(nn.Linear(4, 2), nn.ReLU()), (4,), "0", "the output of the network"),
-    "shared": (Shared, (4,), "one", "shared, used twice or computed"),
-    "sum": (Sum, (4,), "one", "a sum reads it (add)"),
-    "other readers": (lambda: Skip(bias=True), IMAGE, "conv", "aten.tanh.default (tanh)"),
-    "gelu": (row_of(nn.Linear(4, 3), nn.GELU(), nn.Linear(3, 2)), (4,), "0", "aten.gelu.default"),
-    "LayerNorm": (
-        row_of(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2)),
-        (4,),
-        "0",
-        "layer_norm undoes a scale only up to its eps",
-    ),
-    "GroupNorm": (
-        row_of(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1)),
-        IMAGE,
-        "0",
-        "group_norm undoes a scale only up to its eps",
-    ),
-    "BatchNorm of tokens": (
-        row_of(nn.Linear(4, 3), nn.BatchNorm1d(5), nn.Linear(3, 2)),
-        (5, 4),
-        "0",
-        "batch_norm undoes",
-    ),
-}
-
-
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_exact_is_left_alone_and_named(name: str) -> None:
     build, shape, layer, why = REFUSED[name]
     a, b = drawn(build, 0), drawn(build, 1)
     x = torch.randn(3, *shape, dtype=torch.float64)
-    result = balance(a, b, x)
+    result = balance(a, b, x, mode="channel")
     found = next(one for one in result.report.layers if one.layer == layer)
     assert why in found.left_alone
     assert why in str(result.report)
@@ -375,7 +221,7 @@ def test_networks_and_weight_sets_stay_as_they_were() -> None:
     for name in ("grouped", "norms", "resnet_projection"):
         a, b = network(name, 0), network(name, 1)
         before = snapshot(a), snapshot(b)
-        balanced(name, a, b)
+        balanced(name, a, b, mode="channel")
         assert_same(before[0], snapshot(a))
         assert_same(before[1], snapshot(b))
 
@@ -383,7 +229,34 @@ def test_networks_and_weight_sets_stay_as_they_were() -> None:
 def test_equal_networks_stay_equal() -> None:
     for name in BALANCED:
         a = network(name, 0)
-        assert_same_weights(balanced(name, a, copy.deepcopy(a)).model, a, EXACT)
+        assert_same_weights(balanced(name, a, copy.deepcopy(a), mode="channel").model, a, EXACT)
+
+
+class Averaged(nn.Module):
+    """A convolution whose ReLU is averaged over dimensions."""
+
+    def __init__(self, dims: tuple[int, ...], *, keepdim: bool = False) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 4, 6), nn.Linear(4, 2)
+        self.dims, self.keepdim = dims, keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.conv(x).relu().mean(self.dims, self.keepdim).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (lambda: Averaged((2, 3)), ""),
+        (lambda: Averaged((-1, -2), keepdim=True), ""),
+        (lambda: Averaged((1, 2)), "aten.mean.dim (mean) cannot undo a scale"),
+    ],
+)
+def test_a_scale_passes_a_mean_over_space_only(build: Callable[[], nn.Module], why: str) -> None:
+    a, b, x = drawn(build, 0), drawn(build, 1), torch.randn(3, *IMAGE, dtype=torch.float64)
+    result = balance(a, b, x, mode="channel")
+    assert result.report.layers[0].left_alone == why
+    assert deviation(b, result.model, x) < EXACT
 
 
 # Statistics
@@ -393,7 +266,7 @@ def test_equal_networks_stay_equal() -> None:
 def test_statistics_follow_without_another_pass(name: str) -> None:
     a, b, x = network(name, 0), network(name, 1), inputs(name, 6)
     a, b, x = a.float(), b.float(), x.float()
-    found = balance_state(graph_of(name), state_of(a), state_of(b))
+    found = balance_state(graph_of(name), state_of(a), state_of(b), mode="channel")
     before = rk.compute_stats(a, b, [x], taps="all", joint=True)
     wanted = rk.compute_stats(a, with_state(b, found.state), [x], taps="all", joint=True)
     followed = before.scaled_b(found.scales)
@@ -431,6 +304,6 @@ def test_networks_of_two_architectures_are_refused() -> None:
 def test_the_report_is_a_table() -> None:
     result: BalanceResult = balance(network("mlp", 0), network("mlp", 1), inputs("mlp"))
     lines = str(result.report).splitlines()
-    assert lines[0] == "scales of network b against a's, mode 'channel'"
+    assert lines[0] == "scales of network b against a's, mode 'layer'"
     assert lines[-1].startswith("fc3")
     assert lines[-1].endswith("it is the output of the network")

@@ -42,46 +42,35 @@ def into_readers(
 ) -> Changes | None:
     """Change the weights of everything that reads the tap."""
     changed: Changes = {}
-    for reading in readings(node, correction):
-        found = into_reader(graph, state, reading)
+    for reading in _readings(node, correction):
+        found = into_reader(graph, state, *reading)
         if found is None:
             return None
         changed |= found
     return changed or None
 
 
-def into_reader(graph: NetworkGraph, state: State, reading: Reading) -> Changes | None:
+def into_reader(
+    graph: NetworkGraph, state: State, reader: Node, value: Node, correction: Correction
+) -> Changes | None:
     """Change the weights of one reader."""
-    reader, value, held = reading
     into = _into_norm if packet(reader) in RUNNING_NORMS else _into_layer
-    return into(graph, state, reader, value, held)
+    return into(graph, state, reader, value, correction)
 
 
-def readings(node: Node, correction: Correction) -> Iterator[Reading]:
+def _readings(node: Node, correction: Correction) -> Iterator[Reading]:
     """Yield what reads a value, seen through operators that a correction passes."""
-    for value, held in reached(node, correction):
-        for user in value.users:
-            if _passed(user, value, held) is None:
-                yield user, value, held
-
-
-def reached(node: Node, correction: Correction) -> Iterator[tuple[Node, Correction]]:
-    """Yield a value and all that a correction of it passes on to, each with its own correction."""
-    yield node, correction
     for user in node.users:
-        passed = _passed(user, node, correction)
-        if passed is not None:
-            yield from reached(user, passed)
+        on = passed(user, node, correction)
+        if on is None:
+            yield user, node, correction
+        else:
+            yield from _readings(user, on)
 
 
-def _passed(user: Node, value: Node, correction: Correction) -> Correction | None:
+def passed(user: Node, value: Node, correction: Correction) -> Correction | None:
     """Return the correction of an operator's result that is the same as that of its operand."""
     target = packet(user)
-    if target in HOMOGENEOUS:
-        scales_up = not correction.shifts and bool((correction.scale > 0).all())
-        return correction if scales_up and argument(user, 0) is value else None
-    if target is aten.mean:
-        return _averaged(user, value, correction)
     if target in IDENTITIES:
         return correction
     if target in POOLS:
@@ -104,29 +93,6 @@ def _passed(user: Node, value: Node, correction: Correction) -> Correction | Non
 
 
 POOLS = {aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}
-HOMOGENEOUS = {
-    aten.relu,
-    aten.relu_,
-    aten.leaky_relu,
-    aten.leaky_relu_,
-    aten.prelu,
-    aten.rrelu,
-    aten.rrelu_,
-    aten.abs,
-}
-"""Functions with f(s x) = s f(x) for every positive s."""
-
-
-def _averaged(user: Node, value: Node, correction: Correction) -> Correction | None:
-    """Follow a correction through a mean over dimensions that hold no channels."""
-    rank = len(shape(value))
-    dims = argument(user, 1, "dim")
-    gone = {dim % rank for dim in dims} if dims else set(range(rank))
-    if correction.dim in gone:
-        return None
-    kept = argument(user, 2, "keepdim", False)
-    before = 0 if kept else sum(dim < correction.dim for dim in gone)
-    return replace(correction, dim=correction.dim - before)
 
 
 def _flattened(user: Node, value: Node, correction: Correction) -> Correction | None:
