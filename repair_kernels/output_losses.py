@@ -19,7 +19,10 @@ CROSS_ENTROPY, DIVERGENCE, SQUARED_ERROR = "cross-entropy", "divergence", "squar
 CHANCE = 2.0
 """A loss is worse by more than chance if it is by so many standard errors."""
 ROUNDING = 1e-4
-"""And by more than so much of itself."""
+"""And by more than so much of itself,"""
+NOTHING = 1e-6
+"""and by more than so many nats, or so much of the outputs' mean square: outputs that differ by a
+thousandth diverge by half of it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Losses:
         """Whether the corrected network's loss is higher, by more than chance and rounding."""
         if not math.isfinite(self.aligned):
             return False
-        allowed = max(CHANCE * self.standard_error, ROUNDING * abs(self.aligned))
+        allowed = max(CHANCE * self.standard_error, ROUNDING * abs(self.aligned), NOTHING)
         return not self.corrected - self.aligned <= allowed
 
 
