@@ -10,6 +10,7 @@ from torch import nn
 
 from repair_kernels.assembly import MergedNetwork, assemble
 from repair_kernels.assessment import Assessment, assess
+from repair_kernels.balancing import BalanceReport, balance_state
 from repair_kernels.batches import Batches
 from repair_kernels.channel_statistics import collect_channels, paired_averages
 from repair_kernels.endpoints import capture_pair, choose_device
@@ -48,11 +49,13 @@ class AlignedPair:
     Attributes:
         model_a: network a, as it was given
         graph: the graph of both
-        state_a, state_b: the weight sets; b's is permuted
+        state_a, state_b: the weight sets; b's is permuted and balanced
         state_plain: b's weight set as it was given
-        stats: the endpoints' statistics, b not permuted
-        aligned_stats: the same with b's channels in a's order
+        state_permuted: b's weight set, permuted alone
+        stats: the endpoints' statistics, b as it was given
+        aligned_stats: the same with b's channels in a's order and at a's scales
         permutations: by group
+        balance: how b's scales and signs compared to a's
         deviation: largest difference that the permutation made to b's output, relative to its
             largest output; None if that was not asked for
         data: the calibration data
@@ -69,9 +72,11 @@ class AlignedPair:
     state_a: State
     state_b: State
     state_plain: State
+    state_permuted: State
     stats: PairedStats
     aligned_stats: PairedStats
     permutations: Mapping[str, Permutation]
+    balance: BalanceReport
     deviation: float | None
     data: Batches
     taps: Sequence[str] | str | None
@@ -84,6 +89,11 @@ class AlignedPair:
         """Return for each alpha the interpolated weight set, and what the variant changes in it."""
         state_b = self.state_plain if variant == "plain" else self.state_b
         states = interpolate_states(self.state_a, state_b, alphas, backend=self.backend)
+        if variant != "plain":  # At the end the permuted b as it is, to the bit.
+            states = [
+                self.state_permuted if alpha == 1 else state
+                for state, alpha in zip(states, alphas, strict=True)
+            ]
         if variant in VARIANTS:
             self._find_corrections(states, alphas, variant)
         found = [self.corrections.get((alpha, variant), Corrections()) for alpha in alphas]
@@ -102,6 +112,7 @@ class AlignedPair:
         found = correct(
             self.graph,
             list(missing.values()),
+            (self.state_a, self.state_b),
             self.data,
             self.goal_stats(variant),
             correction_taps(self.graph, variant, self.taps),
@@ -187,6 +198,7 @@ def align(
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
+    balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
@@ -194,7 +206,7 @@ def align(
     progress: bool = False,
     verify: bool = True,
 ) -> AlignedPair:
-    """Collect the statistics in one pass, match, and carry b's channels into a's order.
+    """Collect the statistics in one pass, match, and carry b's channels into a's order and scales.
 
     Args:
         variants: what the pair will be merged with; decides which statistics are kept
@@ -209,7 +221,7 @@ def align(
         check_has_norms(graph)
     data.device = device
     corrected = {tap for v in variants if v in VARIANTS for tap in correction_taps(graph, v, taps)}
-    crossed = set(graph.match_taps)
+    crossed = set(graph.all_match_taps)
     if "closed_form" in variants:
         crossed |= set(correction_taps(graph, "closed_form", taps))
     wanted = graph.resolve([*corrected, *crossed], ())
@@ -233,19 +245,26 @@ def align(
     if verify:
         few = data.first[:VERIFIED_IMAGES]
         deviation = function_deviation(graph, state_b, permuted, permutations, few)
+    balanced = balance_state(graph, state_a, permuted, mode=balance)
     averages = None
     if batch_mean:
         forward = correction_taps(graph, "forward", taps)
-        averages = paired_averages(graph, state_a, permuted, data, taps=forward, backend=backend)
+        averages = paired_averages(
+            graph, state_a, balanced.state, data, taps=forward, backend=backend
+        )
+    in_order = stats.permuted_b(tap_indices(graph.groups, permutations, widths))
+    scales = {tap: scale for tap, scale in balanced.scales.items() if tap in stats}
     return AlignedPair(
         model_a=model_a,
         graph=graph,
         state_a=state_a,
-        state_b=permuted,
+        state_b=balanced.state,
         state_plain=state_b,
+        state_permuted=permuted,
         stats=stats,
-        aligned_stats=stats.permuted_b(tap_indices(graph.groups, permutations, widths)),
+        aligned_stats=in_order.scaled_b(scales),
         permutations=permutations,
+        balance=balanced.report,
         deviation=deviation,
         data=data,
         taps=taps,

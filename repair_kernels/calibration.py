@@ -43,8 +43,8 @@ def calibrate(
         batches: calibration data; read once for the endpoints' statistics if `stats` is None, and
             once more by every variant but "closed_form"
         alpha: weight of network b, in [0, 1]; 0 and 1 give the endpoints back
-        variant: "forward", "closed_form", "sequential", or "reset_norm": only BatchNorms' running
-            statistics are computed anew, whatever `taps` says
+        variant: "forward", "closed_form", "sequential", "distilled", or "reset_norm": only
+            BatchNorms' running statistics are computed anew, whatever `taps` says
         stats: the statistics of `model_a` and `model_b` as they are given here, if they are known
         taps: what to correct: names, patterns ("layer1.*.conv2") and kinds ("conv", "block",
             "norm", "activation", "all"), one or several; default: the outputs of all convolutions,
@@ -105,6 +105,7 @@ def calibrate(
         [corrections] = correct(
             graph,
             [merged],
+            (state_a, state_b),
             data,
             stats,
             chosen,

@@ -23,7 +23,13 @@ from repair_kernels.state import State, check_module, evaluating, state_of
 from repair_kernels.symmetry import PermutationGroup, Symmetry, find_symmetry, track
 from repair_kernels.symmetry_report import SymmetryReport, report
 from repair_kernels.tap_selection import find, select
-from repair_kernels.taps import Tap, describe_taps, module_outputs, tap_sites
+from repair_kernels.taps import (
+    Tap,
+    describe_taps,
+    module_outputs,
+    tap_sites,
+    with_match_taps,
+)
 from repair_kernels.verification import example_batch, function_deviation
 
 __all__ = [
@@ -78,6 +84,7 @@ class NetworkGraph:
             tap.name: tap
             for tap in describe_taps(sites, self.symmetry, self.nodes, self._module_outputs)
         }
+        self.symmetry = with_match_taps(self.symmetry, self._taps)
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -102,8 +109,14 @@ class NetworkGraph:
 
     @cached_property
     def match_taps(self) -> tuple[str, ...]:
-        """Return the taps that matching reads, one per group at most, in graph order."""
+        """Return the taps that matching needs, one per group at most, in graph order."""
         chosen = {group.match_tap for group in self.groups.values()}
+        return tuple(name for name in self._taps if name in chosen)
+
+    @cached_property
+    def all_match_taps(self) -> tuple[str, ...]:
+        """Return the taps that matching makes use of where they are at hand, in graph order."""
+        chosen = {tap for group in self.groups.values() for tap in group.match_taps}
         return tuple(name for name in self._taps if name in chosen)
 
     def tap(self, name: str) -> Tap:

@@ -18,6 +18,7 @@ from repair_kernels.repair_report import (
     RepairResult,
     closed_form_premise,
     report_warnings,
+    unlike_scales,
 )
 from repair_kernels.variants import check_variant
 
@@ -30,10 +31,11 @@ def repair(
     batches: Iterable[Any],
     *,
     alpha: float = 0.5,
-    variant: str = "forward",
+    variant: str = "distilled",
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
+    balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
@@ -52,10 +54,14 @@ def repair(
             variant but "closed_form", and once more to assess the result; with class numbers as
             second item, if there are any
         alpha: weight of network b, in [0, 1]; 0 and 1 give a and the permuted b back
-        variant: "forward", "closed_form", "sequential", "reset_norm", or "none" to align only
+        variant: "distilled", "forward", "sequential", "closed_form", "reset_norm", or "none" to
+            align only; docs/repair.md says what each does and takes. "distilled" gives the best
+            networks and takes longest: as long as ten epochs of training on `batches`
         taps: what to correct; names, patterns and kinds, see `calibrate`
         restore: "both", or the "std" or the "mean" alone; see `calibrate`
         batch_mean: average over batches as the published code does; see `calibrate`
+        balance: which of b's scale symmetries are used before weights are averaged: "sign",
+            "layer", "channel" or "none"; see `rk.balance`
         n_samples: how many images to use at most
         device, precision, backend, progress: see `compute_stats`
         verify: run the permuted b beside b in float64 on a few images, and stop if their functions
@@ -87,6 +93,7 @@ def repair(
             taps=taps,
             restore=restore,
             batch_mean=batch_mean,
+            balance=balance,
             n_samples=n_samples,
             device=device,
             precision=precision,
@@ -114,13 +121,14 @@ def repair(
         losses=None if found is None else found.losses,
         returned="corrected" if kept is merged else "aligned",
         cancelled=merged.corrections.cancelled,
+        balance=pair.balance,
         warnings=(),
     )
     said = report_warnings(report, found)
     for warning in said:
         warnings.warn(warning, CalibrationWarning, stacklevel=2)
     premise = closed_form_premise(report) if variant == "closed_form" else ()
-    report = replace(report, warnings=(*said, *premise))
+    report = replace(report, warnings=(*said, *premise, *unlike_scales(report)))
     return RepairResult(kept.model, pair.permutations, pair.stats, report)
 
 
@@ -135,6 +143,7 @@ def sweep(
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
+    balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
@@ -171,6 +180,7 @@ def sweep(
             taps=taps,
             restore=restore,
             batch_mean=batch_mean,
+            balance=balance,
             n_samples=n_samples,
             device=device,
             precision=precision,

@@ -1,11 +1,13 @@
 """What a repair gives back: the merged network, and what was done and found."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from repair_kernels.assessment import Assessment, Exactness
+from repair_kernels.balancing import BalanceReport
 from repair_kernels.output_losses import Losses
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.permutation import Permutation
@@ -36,6 +38,7 @@ class RepairReport:
             that was aligned only is returned instead
         cancelled: by tap, channels for which the closed form predicts no variance; they were left
             alone
+        balance: how b's scales and signs compared to a's, layer by layer
         warnings: what else was found wrong, in words
     """
 
@@ -52,6 +55,7 @@ class RepairReport:
     losses: Losses | None = None
     returned: str = "corrected"
     cancelled: Mapping[str, int] = field(default_factory=dict)
+    balance: BalanceReport | None = None
     warnings: tuple[str, ...] = ()
 
     def worst(self) -> Exactness | None:
@@ -74,6 +78,11 @@ class RepairReport:
             f"{', '.join(self.explicit) or 'none'}",
             f"dead channels left alone: {sum(self.dead_channels.values())}",
         ]
+        if self.balance is not None and not math.isnan(self.balance.ratio):
+            lines.append(
+                f"scales of b's weights: {self.balance.ratio:.3g} of a's; opposite signs: "
+                f"{self.balance.opposite} channels; balanced: {self.balance.mode}"
+            )
         if self.norms_reset:
             lines.append(f"BatchNorms reset: {self.norms_reset}")
         if self.cancelled:
@@ -153,4 +162,23 @@ def closed_form_premise(report: RepairReport) -> tuple[str, ...]:
         f"the closed form's premise fails at {len(missed)} of {len(report.exactness)} taps, the "
         f"first {missed[0]!r}, where a std is off by {report.exactness[missed[0]].std:.0%}; "
         "'sequential' and 'forward' measure what it predicts",
+    )
+
+
+UNLIKE = 1.5
+"""A ratio of scales from which alpha no longer says how much of b is in the merged network."""
+
+
+def unlike_scales(report: RepairReport) -> tuple[str, ...]:
+    """Say that one network outweighs the other, if it does."""
+    balance = report.balance
+    if balance is None or balance.mode in ("layer", "channel"):
+        return ()
+    ratio = balance.ratio
+    if not (ratio > UNLIKE or ratio < 1 / UNLIKE):
+        return ()
+    heavy = "b" if ratio > 1 else "a"
+    return (
+        f"b's weights are {ratio:.2g} times as large as a's, so that alpha {report.alpha:g} lies "
+        f"nearer to {heavy} than it says; `balance='layer'` makes alphas comparable",
     )

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from repair_kernels.affine import ChannelAffine
+from repair_kernels.answers import endpoint_answers
 from repair_kernels.batches import Batches
 from repair_kernels.channel_statistics import collect_channels
+from repair_kernels.distillation import distil
 from repair_kernels.errors import ArgumentError, CalibrationDataError
 from repair_kernels.goals import Affine, Goal, affine_to_goal, cancelling, closed_form, goal
 from repair_kernels.graph import NetworkGraph, State
@@ -23,8 +25,8 @@ from repair_kernels.norm_reset import reset_statistics
 from repair_kernels.sequential import correct_in_order
 from repair_kernels.taps import Tap
 
-VARIANTS = ("forward", "closed_form", "sequential", "reset_norm")
-READS_DATA = ("forward", "sequential", "reset_norm")
+VARIANTS = ("forward", "closed_form", "sequential", "distilled", "reset_norm")
+READS_DATA = ("forward", "sequential", "distilled", "reset_norm")
 """Variants that read the data, once more than the endpoints' statistics do."""
 
 
@@ -34,6 +36,7 @@ class Interpolated:
 
     Attributes:
         graph, states, alphas: the weight sets, and the weight of network b in each
+        ends: weights of both endpoints, aligned
         data: calibration data
         stats: of the aligned endpoints, at the taps to correct, in graph order
         restore: see `goals.RESTORE`
@@ -44,6 +47,7 @@ class Interpolated:
     graph: NetworkGraph
     states: Sequence[State]
     alphas: Sequence[float]
+    ends: tuple[State, State]
     data: Batches
     stats: Mapping[str, PairedMoments]
     restore: str = "both"
@@ -148,6 +152,22 @@ def correct_sequential(merged: Interpolated) -> list[Corrections]:
     ]
 
 
+def correct_distilled(merged: Interpolated) -> list[Corrections]:
+    """Correct as "forward", then fit the same corrections to the endpoints' answers.
+
+    See `distillation.py`. All images are held in memory, and alphas take turns.
+    """
+    starts = correct_forward(merged)
+    found = []
+    for state, alpha, goals, start in zip(
+        merged.states, merged.alphas, merged.goals(), starts, strict=True
+    ):
+        answers = endpoint_answers(merged.graph, merged.ends, alpha, merged.data.pieces())
+        affines = distil(merged.graph, state, start.affines, goals, answers, restore=merged.restore)
+        found.append(Corrections(affines))
+    return found
+
+
 def reset_norms(merged: Interpolated) -> list[Corrections]:
     """Give every BatchNorm the statistics of its input on the data; see `norm_reset.py`."""
     return [
@@ -169,6 +189,7 @@ _CORRECT: dict[str, Callable[[Interpolated], list[Corrections]]] = {
     "forward": correct_forward,
     "closed_form": correct_closed_form,
     "sequential": correct_sequential,
+    "distilled": correct_distilled,
     "reset_norm": reset_norms,
 }
 
@@ -176,6 +197,7 @@ _CORRECT: dict[str, Callable[[Interpolated], list[Corrections]]] = {
 def correct(
     graph: NetworkGraph,
     states: Sequence[State],
+    ends: tuple[State, State],
     data: Batches,
     stats: Mapping[str, PairedMoments],
     taps: Sequence[str],
@@ -188,11 +210,12 @@ def correct(
 ) -> list[Corrections]:
     """Return what a variant changes, for each of some interpolated weight sets.
 
-    "forward" reads the data once for all of them, "sequential" and "reset_norm" once for each, and
-    "closed_form" not at all.
+    "forward" reads the data once for all of them, "sequential" and "reset_norm" once for each,
+    "distilled" does both, and "closed_form" not at all.
 
     Args:
         states, alphas: the weight sets, and the weight of network b in each
+        ends: the weights of both endpoints, aligned
         stats: of the aligned endpoints, at least at `taps`
         restore: see `goals.RESTORE`
         batch_mean: whether `stats` are averages over batches, and "forward" shall average so
@@ -200,7 +223,7 @@ def correct(
     _check_stats(graph, stats, taps, variant)
     held = {tap: stats[tap] if data.device is None else stats[tap].to(data.device) for tap in taps}
     return _CORRECT[variant](
-        Interpolated(graph, states, alphas, data, held, restore, batch_mean, backend)
+        Interpolated(graph, states, alphas, ends, data, held, restore, batch_mean, backend)
     )
 
 
@@ -210,12 +233,13 @@ def correction_taps(
     """Return the taps that a variant corrects.
 
     The closed form predicts how a linear map's output collapses, so by default it leaves residual
-    blocks' outputs alone. A reset of BatchNorms corrects no taps.
+    blocks' outputs alone; distillation has no need of them, and without them all corrections are in
+    weights. A reset of BatchNorms corrects no taps.
     """
     if variant == "reset_norm":
         return ()
     default = graph.calibration_taps
-    if variant == "closed_form":
+    if variant in ("closed_form", "distilled"):
         default = tuple(tap for tap in default if graph.tap(tap).kind == "layer")
     return graph.resolve(taps, default)
 
