@@ -53,6 +53,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "designs": tables.designs,
     "cost": tables.cost,
     "cost_shares": tables.cost_shares,
+    "cost_memory": tables.cost_memory,
     "errors": tables.errors,
     "moment_errors": tables.moment_errors,
     "zoo_summary": zoo_tables.summary,

@@ -4,17 +4,14 @@
 
 Before each batch that the statistics read, the same batch goes through both networks as plain
 modules: so what is compared are slopes over batches, interleaved, without tracing or matching.
-Weights and BatchNorm statistics are random. Memory is the largest resident set of a process of its
-own for each case (Linux), and its growth over what it was once the networks were made and traced.
+Weights and BatchNorm statistics are random. For memory see `statistics_memory.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -157,61 +154,22 @@ def shares_of(case: Case, batches: int) -> dict[str, float]:
     return {kind: took / sum(seconds.values()) for kind, took in seconds.items()}
 
 
-def resident(key: str) -> int:
-    """Return the resident set of this process in bytes: "VmRSS" now, "VmHWM" at its largest."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"this system does not tell {key}")
-
-
-def memory_of(case: Case, what: str) -> dict[str, int]:
-    """Return the largest resident set in plain passes or statistics, and its growth."""
-    model_a, model_b, x = case.pair()
-    rk.trace(model_a, x)  # imports most of PyTorch, in both cases
-    gc.collect()
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the largest so far is forgotten
-    if what == "plain":
-        with torch.no_grad():
-            for _ in range(3):
-                _ = model_a(x), model_b(x)
-    else:
-        rk.compute_stats(model_a, model_b, [x] * 3, backend="torch")
-    return {"peak_bytes": resident("VmHWM"), "grown_bytes": resident("VmHWM") - before}
-
-
-def memory_in_its_own_process(name: str, what: str) -> dict[str, int]:
-    """Measure in a fresh process, since a resident set never shrinks."""
-    command = [sys.executable, __file__, "--memory", name, what]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--batches", type=int, default=20)
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results")
-    parser.add_argument("--memory", nargs=2, metavar=("CASE", "WHAT"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.memory:
-        name, what = options.memory
-        print(json.dumps(memory_of(CASES[name], what)))
-        return 0
     rows = []
     for name in options.case:
-        row: dict[str, Any] = {"case": CASES[name].label, "parts": {}, "memory": {}}
+        row: dict[str, Any] = {"case": CASES[name].label, "parts": {}}
         for part in PARTS:
             row["parts"][part] = found = time_of(CASES[name], part, options.batches)
             print(f"{CASES[name].label}: {PARTS[part]}: {found['ratio']:.2f}", flush=True)
         row["shares"] = shares_of(CASES[name], options.batches)
         print(f"{CASES[name].label}: {row['shares']}", flush=True)
-        for what in ("plain", "statistics"):
-            row["memory"][what] = memory_in_its_own_process(name, what)
         rows.append(row)
-        print(f"{CASES[name].label}: {row['memory']}", flush=True)
     device = torch.device("cpu")
     result = {**provenance("statistics_cost.py", device, arguments or sys.argv[1:]), "rows": rows}
     if options.json:

@@ -4,7 +4,7 @@ At a tap where all weight sets are read together their values are alive at the s
 handed to a callback and freed after their last use, so that memory is that of as many plain forward
 passes, whatever the number of taps. Between two such taps each weight set runs on its own, which
 keeps its values in the cache. A tap is read before the next node runs, so operators that overwrite
-their input (`relu_`) are harmless.
+their input (`relu_`) are harmless, and others may be made to (see `overwriting`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from repair_kernels.graph import NetworkGraph
 
 OnTap = Callable[[Tap, list[Tensor]], list[Tensor] | None]
-"""Called with a tap and its value under each weight set; may return the values to go on with."""
+"""Called with a tap and its value under each weight set; may return the values to go on with.
+
+Either are the callback's only until it returns: a later operator may write over them.
+"""
 Schedule = list[tuple[Node, list[Node]]]
 OnEach = Callable[[Tap, int, Tensor], None]
 """Called with a tap, the number of a weight set and its value."""
@@ -34,11 +37,18 @@ class Run:
     """The values of one weight set while its graph is run on one batch."""
 
     def __init__(
-        self, graph: NetworkGraph, state: State, batch: Tensor, dtype: torch.dtype | None = None
+        self,
+        graph: NetworkGraph,
+        state: State,
+        batch: Tensor,
+        dtype: torch.dtype | None = None,
+        *,
+        overwrite: bool = False,
     ):
         self.graph = graph
         self.device = batch.device
         self.dtype = dtype
+        self._instead = graph.overwriting if overwrite and self.device.type == "cpu" else {}
         overwritten = graph.overwritten
         self.values: dict[str, Any] = {}
         for name, source in graph.sources.items():
@@ -57,7 +67,8 @@ class Run:
                 kwargs = {**kwargs, "device": self.device}
             args = tuple(self._cast(value) for value in args)
             kwargs = {name: self._cast(value) for name, value in kwargs.items()}
-            self.values[node.name] = cast(Callable, node.target)(*args, **kwargs)
+            target = self._instead.get(node.name, node.target)
+            self.values[node.name] = cast(Callable, target)(*args, **kwargs)
         elif node.op == "get_attr":
             self.values[node.name] = getattr(self.graph.module, str(node.target))
         elif node.op == "output":
@@ -86,6 +97,7 @@ def execute(
     on_each: OnEach | None = None,
     each: Sequence[str] = (),
     for_each: ForEach = one_by_one,
+    overwrite: bool = False,
 ) -> list[Any]:
     """Run the graph on one batch with each weight set.
 
@@ -96,12 +108,13 @@ def execute(
         dtype: that of all floats, the network's own casts included; default: as they come
         on_each: called at each of `each`, for each weight set when its value is fresh
         for_each: how to go through the weight sets between two taps; see `side_by_side`
+        overwrite: whether, on a CPU, operators may write over values that nothing else reads;
+            without gradients only. A GPU's allocator uses freed memory again as it is
     Returns:
         the network's output under each weight set
     """
     common, alone = set(taps if on_tap else ()), set(each if on_each else ())
-    runs = [Run(graph, state, batch, dtype) for state in states]
-    outputs: list[Any] = []
+    runs = [Run(graph, state, batch, dtype, overwrite=overwrite) for state in states]
     for stretch in _stretches(graph, common):
 
         def advance(index: int, stretch: Schedule = stretch) -> None:
@@ -116,18 +129,23 @@ def execute(
 
         for_each(advance, len(runs))
         node, unused = stretch[-1]
-        outputs = [run.values[node.name] for run in runs]
         if on_tap is not None and node.op != "output":
-            replaced = on_tap(graph.tap_of_node[node.name], outputs)
-            if replaced is not None:
-                for run, value in zip(runs, replaced, strict=True):
-                    run.values[node.name] = value
+            _meet(runs, node, on_tap, graph.tap_of_node[node.name])
         for run in runs:
             run.free(unused)
+    outputs = [run.values[graph.nodes[-1].name] for run in runs]
     return [
         output[0] if isinstance(output, tuple | list) and len(output) == 1 else output
         for output in outputs
     ]
+
+
+def _meet(runs: Sequence[Run], node: Node, on_tap: OnTap, tap: Tap) -> None:
+    """Hand the values of a tap to the callback, and go on with what it returns."""
+    replaced = on_tap(tap, [run.values[node.name] for run in runs])
+    if replaced is not None:
+        for run, value in zip(runs, replaced, strict=True):
+            run.values[node.name] = value
 
 
 def _stretches(graph: NetworkGraph, common: set[str]) -> Iterator[Schedule]:

@@ -6,7 +6,7 @@ weights: a *state* (parameters and buffers by name) is handed in wherever the gr
 one graph serves any number of weight sets.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 
 from repair_kernels.capture import capture
 from repair_kernels.errors import ArchitectureMismatchError
+from repair_kernels.overwriting import overwriting
 from repair_kernels.permutation import Permutation, permute_state
 from repair_kernels.rules import IDENTITIES, packet, shape
 from repair_kernels.schedule import last_uses, overwritten_placeholders
@@ -168,6 +169,11 @@ class NetworkGraph:
     def overwritten(self) -> set[str]:
         """Return the names of inputs and weights whose memory some operator writes to."""
         return overwritten_placeholders(self.nodes)
+
+    @cached_property
+    def overwriting(self) -> dict[str, Callable[..., Tensor]]:
+        """Return by node an operator of the same bits that writes over what nothing else reads."""
+        return overwriting(self.nodes)
 
     def __deepcopy__(self, memo: dict) -> "NetworkGraph":
         return self

@@ -224,7 +224,6 @@ def carried(
     groups: Mapping[str, PermutationGroup], permutations: Mapping[str, Permutation]
 ) -> dict[str, str]:
     """Return for every group the one that stands in its place once the permutations have acted."""
-    """Return for every group the one that stood in its place before the permutations acted."""
     source = {name: name for name in groups}
 
     def descend(name: str, came_from: str) -> None:

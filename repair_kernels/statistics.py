@@ -193,6 +193,7 @@ def collect(
                     on_each=read_one,
                     each=[tap for tap in taps if tap in read_twice or tap not in together],
                     for_each=for_each,
+                    overwrite=True,
                 )
             running.end_batch()
             n_images += len(batch)

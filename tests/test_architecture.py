@@ -29,6 +29,7 @@ LAYERS = (
         "taps",
         "tap_selection",
         "schedule",
+        "overwriting",
         "state",
         "capture",
         "permutation",

@@ -165,25 +165,37 @@ class Blocks:
         order = np.lexsort((ranks, self.colours, units))
         if among is not None:
             order = order[among[order]]
-        starts = np.flatnonzero(np.r_[True, np.diff(units[order]) > 0])
-        blocks = np.split(order, starts[1:]) if len(order) else []
         self.place = np.zeros(count, dtype=np.int64)
-        for members in blocks:
-            self.place[members] = np.arange(len(members))
-        structure = np.zeros(count, dtype=np.uint64)
-        hashes = row_hashes(mix(self.place.astype(np.uint64)), relations)
-        for relation, hashed in zip(relations, hashes, strict=True):
-            np.add.at(structure, units[relation.rows[:, 0]], hashed)
         self.ambiguous = np.zeros(count, dtype=bool)
-        alike: dict[bytes, list[np.ndarray]] = {}
-        for members in blocks:
-            colour, rank = self.colours[members], ranks[members]
-            if ((colour[1:] == colour[:-1]) & (rank[1:] == rank[:-1])).any():
-                self.ambiguous[members] = True
-            elif not pinned[members].any():
-                signature = colour.tobytes() + structure[units[members[0]]].tobytes()
-                alike.setdefault(signature, []).append(members)
-        self.found = [np.stack(blocks) for blocks in alike.values() if len(blocks) > 1]
+        self.found: list[np.ndarray] = []
+        if not len(order):
+            return
+        first = np.r_[True, np.diff(units[order]) > 0]
+        starts = np.flatnonzero(first)
+        lengths = np.diff(np.r_[starts, len(order)])
+        self.place[order] = np.arange(len(order)) - np.repeat(starts, lengths)
+        twin = ~first
+        for key in (self.colours, ranks):
+            twin[1:] &= np.diff(key[order].view(np.int64)) == 0
+        ambiguous = np.logical_or.reduceat(twin, starts)
+        self.ambiguous[order] = np.repeat(ambiguous, lengths)
+        movable = ~(ambiguous | np.logical_or.reduceat(pinned[order], starts))
+        alike: dict[tuple[int, int], list[int]] = {}
+        for block, signature in enumerate(self._signatures(order, starts, units, relations)):
+            if movable[block]:
+                alike.setdefault((lengths[block], signature), []).append(starts[block])
+        for (length, _), at in alike.items():
+            if len(at) > 1:
+                self.found.append(order[np.array(at)[:, None] + np.arange(length)])
+
+    def _signatures(self, order, starts, units, relations: Sequence[Relation]) -> list[int]:
+        """Return per block a hash of its colours, and of how relations connect its places."""
+        places = mix(self.place.astype(np.uint64))
+        structure = np.zeros(len(places), dtype=np.uint64)
+        for relation, hashed in zip(relations, row_hashes(places, relations), strict=True):
+            np.add.at(structure, units[relation.rows[:, 0]], hashed)
+        colours = np.add.reduceat(mix(self.colours[order] + places[order]), starts)
+        return mix(colours + mix(structure[units[order[starts]]])).tolist()
 
     @property
     def sizes(self) -> list[int]:

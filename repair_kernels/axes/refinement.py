@@ -64,10 +64,13 @@ def salts(count: int, stream: int) -> np.ndarray:
 
 
 def membership_colours(count: int, axes: Sequence[np.ndarray]) -> np.ndarray:
-    """Return per class a hash of the set of axes that it occurs on."""
+    """Return per class a hash of the set of axes that it occurs on.
+
+    Each axis lists its classes in order.
+    """
     colours = np.zeros(count, dtype=np.uint64)
     for salt, members in zip(salts(len(axes), stream=1), axes, strict=True):
-        colours[np.unique(members)] += salt
+        colours[members[np.r_[True, members[1:] != members[:-1]]]] += salt
     return mix(colours)
 
 
