@@ -135,9 +135,9 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def settle(model: nn.Module, x: Tensor) -> None:
-    """Make running statistics multiples of what they would be, so that activations do not explode.
+    """Make running statistics multiples of what they would be: activations do not explode.
 
-    A network whose activations explode turns roundings into another answer: nothing can be compared.
+    Where they do, a rounding becomes another answer, and nothing can be compared.
     """
 
     def multiply(module: _BatchNorm, args: tuple[Tensor, ...]) -> None:

@@ -6,8 +6,8 @@ other takes. (Each with half of the threads was slower: the cores of one that wa
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -28,19 +28,13 @@ def one_by_one(work: Callable[[int], Result], count: int, /) -> list[Result]:
 def side_by_side(count: int, device: torch.device) -> Iterator[ForEach]:
     """Yield a function like `one_by_one` that works on up to `count` numbers at once.
 
-    Each number has a thread that it always comes back to, and 0 the caller's own: memory that a
-    network frees then lies where the same network asks for the next. On a GPU, which has its own
-    queue, and with a single thread it is `one_by_one`. The caller's grad mode and autocast hold for
-    the work.
+    On a GPU, which has its own queue, and with a single thread it is `one_by_one`. The caller's
+    grad mode and autocast hold for the work.
     """
     if device.type != "cpu" or torch.get_num_threads() == 1:
         yield one_by_one
         return
-    with ExitStack() as threads:
-        workers = [
-            threads.enter_context(ThreadPoolExecutor(1, thread_name_prefix="network"))
-            for _ in range(count - 1)
-        ]
+    with ThreadPoolExecutor(count, thread_name_prefix="network") as pool:
 
         def for_each(work: Callable[[int], Result], numbers: int, /) -> list[Result]:
             grad = torch.is_grad_enabled()
@@ -50,18 +44,6 @@ def side_by_side(count: int, device: torch.device) -> Iterator[ForEach]:
                 with torch.set_grad_enabled(grad), torch.autocast("cpu", autocast[1], autocast[0]):
                     return work(number)
 
-            others = {
-                number: workers[number % count - 1].submit(call, number)
-                for number in range(numbers)
-                if number % count
-            }
-            try:
-                mine = {number: work(number) for number in range(0, numbers, count)}
-            finally:
-                wait(others.values())
-            return [
-                others[number].result() if number in others else mine[number]
-                for number in range(numbers)
-            ]
+            return list(pool.map(call, range(numbers)))
 
         yield for_each

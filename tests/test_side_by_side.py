@@ -32,14 +32,6 @@ def test_two_pieces_run_at_the_same_time_and_come_back_in_order() -> None:
 
 
 @pytest.mark.usefixtures("_two_threads")
-def test_each_piece_stays_in_its_thread_and_the_first_in_the_callers() -> None:
-    with side_by_side(2, CPU) as for_each:
-        found = [for_each(lambda _: threading.get_ident(), 2) for _ in range(5)]
-    assert found == [found[0]] * 5
-    assert found[0][0] == threading.get_ident() != found[0][1]
-
-
-@pytest.mark.usefixtures("_two_threads")
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("numbers", [0, 1, 2, 7])
 def test_all_numbers_are_worked_on_whatever_the_number_of_threads(count: int, numbers: int) -> None:
