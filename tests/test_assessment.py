@@ -164,7 +164,7 @@ def labelled(n: int = 400) -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
 def test_labels_give_the_cross_entropy_of_both_networks() -> None:
     a, b, x, y = labelled(60)
     data = [(x[:50], y[:50]), (x[50:], y[50:])]
-    losses = repair(a, b, data).report.losses
+    losses = repair(a, b, data, variant="forward").report.losses
     measure = rk.classifier_metrics(data)
     assert losses.kind == "cross-entropy"
     for variant, loss in (("forward", losses.corrected), ("none", losses.aligned)):
@@ -207,7 +207,7 @@ def test_images_as_outputs_are_compared_by_their_squared_error() -> None:
     a, b = (lively(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)), s)
             for s in (0, 1))  # fmt: skip
     x = torch.randn(30, 3, 6, 6)
-    result = repair(a, b, x.split(20), alpha=0.25)
+    result = repair(a, b, x.split(20), variant="forward", alpha=0.25)
     with torch.no_grad():
         target = 0.75 * a(x) + 0.25 * b(x)
         wanted = (result.model(x) - target).square().mean() / target.square().mean()
@@ -223,7 +223,7 @@ def test_a_correction_that_makes_the_loss_worse_is_not_returned() -> None:
     a, b, x, y = labelled()
     wanted = rk.repair(a, b, [(x, y)], variant="none").model
     with pytest.warns(CalibrationWarning, match="made the cross-entropy.*worse.*the aligned net"):
-        result = rk.repair(a, b, [(x, y)])
+        result = rk.repair(a, b, [(x, y)], variant="forward")
     assert_same(snapshot(wanted), snapshot(result.model))
     assert (result.report.returned, result.report.corrected) == ("aligned", ())
     assert result.report.losses.is_worse
@@ -233,14 +233,17 @@ def test_a_correction_that_makes_the_loss_worse_is_not_returned() -> None:
 def test_on_request_a_worse_correction_is_returned_with_a_warning() -> None:
     a, b, x, y = labelled()
     with pytest.warns(CalibrationWarning, match="the corrected network is returned"):
-        result = rk.repair(a, b, [(x, y)], on_worse="warn")
-    assert_same(snapshot(rk.repair(a, b, [(x, y)], assess=False).model), snapshot(result.model))
+        result = rk.repair(a, b, [(x, y)], variant="forward", on_worse="warn")
+    assert_same(
+        snapshot(rk.repair(a, b, [(x, y)], variant="forward", assess=False).model),
+        snapshot(result.model),
+    )
     assert result.report.returned == "corrected"
 
 
 def test_a_difference_within_chance_is_not_worse() -> None:
     a, b, x, y = labelled()
-    losses = repair(a, b, [(x, y)]).report.losses
+    losses = repair(a, b, [(x, y)], variant="forward").report.losses
     assert losses.is_worse
     assert not replace(losses, corrected=losses.aligned + losses.standard_error).is_worse
     assert not replace(losses, corrected=losses.aligned).is_worse

@@ -72,7 +72,7 @@ def test_what_is_restored_meets_its_goal_and_the_rest_is_left(variant: str, rest
 
 def test_what_is_restored_is_an_option_of_repair_and_sweep() -> None:
     a, b, x = mlps()
-    result = rk.repair(a, b, [x], restore="std", assess=False)
+    result = rk.repair(a, b, [x], variant="forward", restore="std", assess=False)
     plain = rk.repair(a, b, [x], variant="none").model
     scale = result.model.fc1.weight / plain.fc1.weight
     torch.testing.assert_close(result.model.fc1.bias, plain.fc1.bias * scale[:, 0])
@@ -117,7 +117,7 @@ def test_published_averages_are_no_pooled_statistics() -> None:
     a, b, x = mlps()
     batches = [x[:30], 5 * x[30:]]
     found = {
-        batch_mean: rk.repair(a, b, batches, batch_mean=batch_mean, on_worse="warn", assess=False)
+        batch_mean: rk.repair(a, b, batches, variant="forward", batch_mean=batch_mean, assess=False)
         for batch_mean in (True, False)
     }
     assert found[True].permutations == found[False].permutations
