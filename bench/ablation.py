@@ -49,8 +49,8 @@ class Way:
     variant: str = "distilled"
     taps: str | tuple[str, ...] | None = None
     matching: str = "all"
-    """Which taps' correlations are averaged: "all" activations and blocks that see a group, the
-    "last" of them, or outputs of "layers"."""
+    """Whose correlations are averaged: "all" activations and blocks that see a group, those of its
+    "stage", the "last" in that stage, or outputs of "layers"."""
     balance: str = "sign"
     share: float = 1.0
     """How much of the calibration set is used."""
@@ -60,6 +60,7 @@ PAPER = Way("forward", matching="last", balance="none")
 WAYS = {
     "the paper's way": PAPER,
     "… matched at layers' outputs": replace(PAPER, matching="layers"),
+    "… matched at activations of the stage": replace(PAPER, matching="stage"),
     "… matched at all activations": replace(PAPER, matching="all"),
     "… and signs turned": Way("forward"),
     "… scales of layers balanced": Way("forward", balance="layer"),
@@ -81,8 +82,13 @@ def groups_for(graph: NetworkGraph, matching: str) -> dict[str, PermutationGroup
         return graph.groups
 
     def taps(group: PermutationGroup) -> tuple[str, ...]:
-        layers = tuple(tap for tap in group.taps if graph.tap(tap).kind == "layer")
-        return layers if matching == "layers" and layers else (group.match_tap,)
+        own = graph.tap(group.match_tap).channels
+        found = {
+            "last": (),
+            "stage": [tap for tap in group.match_taps if graph.tap(tap).channels == own],
+            "layers": [tap for tap in group.taps if graph.tap(tap).kind == "layer"],
+        }
+        return tuple(found[matching]) or (group.match_tap,)
 
     return {name: replace(group, match_taps=taps(group)) for name, group in graph.groups.items()}
 

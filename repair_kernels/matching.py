@@ -3,9 +3,9 @@
     max_P  sum_i mean_t corr_t(X_i^A, X_{P(i)}^B)
 
 One linear sum assignment per permutation group, on the mean of the correlations at the group's
-taps t: the outputs of activation functions and residual blocks in its stage, those of them whose
-correlation matrix is at hand. One tap would do, and a stage of blocks is matched better by all of
-them (docs/repair.md has the figures).
+taps t: the outputs of activation functions and residual blocks, those of them whose correlation
+matrix is at hand. One tap would do; channels that a residual stream carries through many blocks are
+matched better by all of them (docs/repair.md has the figures).
 Where members hold groups of their own, as attention heads hold channels, the score of a pair of
 members is that of the best assignments inside of the pair, and what is inside follows the pairs
 that are chosen: the sum over all channels is maximal over all nested permutations.

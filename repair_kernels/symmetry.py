@@ -44,7 +44,7 @@ class PermutationGroup:
     channels too): it can be permuted, but not matched."""
     match_taps: tuple[str, ...] = ()
     """All taps whose correlations tell which channels belong together: the outputs of activation
-    functions and of residual blocks in the group's own stage; else `match_tap` alone."""
+    functions and of residual blocks, later stages included; else `match_tap` alone."""
     inner: tuple[tuple[str, ...], ...] = ()
     """For each member the groups that lie inside of it (the channels of an attention head), in an
     order that is the same for every member; () where members are single channels."""

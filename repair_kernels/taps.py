@@ -148,12 +148,8 @@ def with_match_taps(symmetry: Symmetry, taps: Mapping[str, Tap]) -> Symmetry:
     """Return the same with the `match_taps` of each group."""
 
     def of(group: PermutationGroup) -> tuple[str, ...]:
-        if not group.match_tap:
-            return ()
-        width = taps[group.match_tap].channels
-        own = [tap for tap in group.taps if taps[tap].channels == width]
-        kinds = ("activation", "block")
-        return tuple(tap for tap in own if taps[tap].kind in kinds or tap == group.match_tap)
+        kinds = ("activation", "block") if group.match_tap else ()
+        return tuple(t for t in group.taps if taps[t].kind in kinds or t == group.match_tap)
 
     groups = {n: replace(group, match_taps=of(group)) for n, group in symmetry.groups.items()}
     return replace(symmetry, groups=groups)

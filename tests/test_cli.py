@@ -76,7 +76,8 @@ def test_a_correction_that_makes_the_loss_worse_is_said_and_not_written(pair, tm
     for on_worse in ("aligned", "warn"):
         output = tmp_path / f"{on_worse}.safetensors"
         # Networks that were never trained, and labels drawn at random.
-        assert main(["merge", *pair, "--on-worse", on_worse, "-o", str(output)]) == 0
+        options = ["--variant", "forward", "--on-worse", on_worse]
+        assert main(["merge", *pair, *options, "-o", str(output)]) == 0
         said = capsys.readouterr().err
         assert said.startswith("repair-kernels: warning: the correction made the cross-entropy")
         assert f"the {'aligned' if on_worse == 'aligned' else 'corrected'} network is" in said

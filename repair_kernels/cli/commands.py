@@ -56,6 +56,7 @@ def run_merge(options: argparse.Namespace) -> None:
         taps=options.tap or None,
         restore=options.restore,
         batch_mean=options.batch_mean,
+        balance=options.balance,
         verify=options.verify,
         assess=options.assess,
         on_worse=options.on_worse,
@@ -86,6 +87,7 @@ def run_sweep(options: argparse.Namespace) -> None:
         taps=options.tap or None,
         restore=options.restore,
         batch_mean=options.batch_mean,
+        balance=options.balance,
         verify=options.verify,
         **_common(options),
     )

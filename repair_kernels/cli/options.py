@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from repair_kernels.balancing import MODES
 from repair_kernels.cli.commands import run_match, run_merge, run_stats, run_sweep
 from repair_kernels.cli.demo import run_demo
 from repair_kernels.goals import RESTORE
@@ -41,7 +42,10 @@ def parser() -> argparse.ArgumentParser:
     merge = _pair_command(commands, "merge", run_merge, "merge two checkpoints into one")
     merge.add_argument("--alpha", type=float, default=0.5, help="weight of network b, in [0, 1]")
     merge.add_argument(
-        "--variant", default="forward", choices=(*VARIANTS, "none"), help="of REPAIR"
+        "--variant",
+        default="distilled",
+        choices=(*VARIANTS, "none"),
+        help="of REPAIR (default: distilled; as long as ten epochs on --data)",
     )
     merge.add_argument("--tap", action="append", help=TAP)
     merge.add_argument("-o", "--output", required=True, help="checkpoint to write")
@@ -75,6 +79,12 @@ def parser() -> argparse.ArgumentParser:
             choices=RESTORE,
             default="both",
             help="what corrections restore (default: both mean and std)",
+        )
+        command.add_argument(
+            "--balance",
+            choices=MODES,
+            default="sign",
+            help="which scale symmetries bring b to a's scales first (default: sign)",
         )
         command.add_argument(
             "--batch-mean",
