@@ -154,4 +154,5 @@ def _choose_taps(stats: Mapping[str, PairedMoments], group: PermutationGroup) ->
             f"{', '.join(group.taps)}; compute the statistics with `cross=[{group.match_tap!r}]` "
             "or leave `cross` out"
         )
-    return [tap for tap in held if tap in group.match_taps] or held[-1:]
+    wanted = group.match_taps or (group.match_tap,)
+    return [tap for tap in held if tap in wanted] or held[-1:]
