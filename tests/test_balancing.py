@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import repair_kernels as rk
+from models.resnet import CifarResNet
 from repair_kernels.balancing import BalanceResult, balance, balance_state
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
 from repair_kernels.graph import state_of
@@ -307,3 +308,27 @@ def test_the_report_is_a_table() -> None:
     assert lines[0] == "scales of network b against a's, mode 'layer'"
     assert lines[-1].startswith("fc3")
     assert lines[-1].endswith("it is the output of the network")
+
+
+def test_repair_turns_signs_and_says_how_scales_compare() -> None:
+    a = drawn(lambda: CifarResNet((1,), (4,)), 0).float()
+    b = drawn(lambda: CifarResNet((1,), (4,)), 1).float()
+    with torch.no_grad():
+        for module in b.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.mul_(3)
+    x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    options = {"variant": "forward", "on_worse": "warn", "assess": False}
+    merged = {mode: rk.repair(a, b, [x], balance=mode, **options) for mode in ("none", "sign")}
+    layered = rk.repair(a, b, [x], balance="layer", **options)
+    report = merged["sign"].report
+    assert report.balance.opposite > 0
+    assert report.balance.ratio > 1.5
+    assert "opposite signs" in str(report)
+    assert any("nearer to b than it says" in warning for warning in report.warnings)
+    assert not any("nearer" in warning for warning in layered.report.warnings)
+    gammas = [result.model.bn1.weight for result in merged.values()]
+    assert not torch.allclose(*gammas)
+    end = rk.repair(a, b, [x], alpha=1.0, **options)
+    permuted = rk.permute(b, rk.trace(a, x).groups, end.permutations)
+    assert_same_weights(end.model, permuted, 0)
