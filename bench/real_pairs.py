@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-from torch.optim.swa_utils import update_bn  # noqa: E402
+from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 
 import repair_kernels as rk  # noqa: E402
 from bench.provenance import provenance  # noqa: E402
@@ -32,7 +32,7 @@ from models import datasets  # noqa: E402
 from models.mlp import MLP  # noqa: E402
 from models.recipes import RECIPES  # noqa: E402
 from models.resnet import resnet20  # noqa: E402
-from repair_kernels.alignment import AlignedPair, align  # noqa: E402
+from repair_kernels.alignment import align  # noqa: E402
 from repair_kernels.atomic import atomic_path  # noqa: E402
 from repair_kernels.checkpoints import load_into, load_state_dict  # noqa: E402
 
@@ -100,33 +100,21 @@ EMBEDDED = tuple(
 )
 
 
-def reset_norms(pair: AlignedPair, calibration: list[tuple[Tensor, Tensor]]) -> nn.Module | None:
-    """Return the aligned midpoint with its BatchNorms' statistics computed anew, if it has any."""
-    model = pair.merge(0.5, "none").model
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        return None
-    update_bn(calibration, model)
-    return model.eval()
-
-
 def measure(pair: Pair, folder: Path, samples: int) -> dict:
     """Merge one pair in every way and return what comes out."""
     model_a, model_b = pair.models(folder)
     calibration = pair.inputs("train", samples)
     evaluate = rk.classifier_metrics(pair.inputs("test"))
     started = time.perf_counter()
-    variants = ("none", "closed_form", "forward", "sequential")
+    variants = list(ROWS)
+    if not any(isinstance(module, _BatchNorm) for module in model_a.modules()):
+        variants.remove("reset_norm")
     aligned = align(model_a, model_b, calibration, variants=variants)
     seconds = time.perf_counter() - started
     rows: dict[str, dict[str, float]] = {}
-    for variant in ROWS:
-        if variant == "reset_norm":
-            model = reset_norms(aligned, calibration)
-        else:
-            model = aligned.merge(0.5, variant).model
-        if model is not None:
-            rows[variant] = evaluate(model)
-            print(f"  {ROWS[variant]:32}{rows[variant]['accuracy']:8.2%}", flush=True)
+    for variant in variants:
+        rows[variant] = evaluate(aligned.merge(0.5, variant).model)
+        print(f"  {ROWS[variant]:32}{rows[variant]['accuracy']:8.2%}", flush=True)
     return {
         "pair": pair.name,
         "checkpoints": list(pair.checkpoints),

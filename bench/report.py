@@ -25,6 +25,7 @@ ROWS = {
     "closed_form": "aligned + REPAIR, closed form",
     "forward": "aligned + REPAIR, forward",
     "sequential": "aligned + REPAIR, sequential",
+    "distilled": "aligned + REPAIR, distilled",
 }
 
 
@@ -43,8 +44,24 @@ def pairs_table() -> str:
     return "\n".join([*lines, "", *(source(file) for file in files)])
 
 
+def ablation_table() -> str:
+    """Return what each choice in merging does to the midpoint."""
+    file = read("ablation.json")
+    pairs = file["pairs"]
+    lines = ["| accuracy in % at alpha = .5 | " + " | ".join(p["pair"] for p in pairs) + " |"]
+    lines.append("|---" * (len(pairs) + 1) + "|")
+    ends = [" / ".join(percent(end) for end in pair["endpoints"]) for pair in pairs]
+    lines.append(f"| endpoints | {' | '.join(ends)} |")
+    for way in dict.fromkeys(label for pair in pairs for label in pair["ways"]):
+        merged = [pair["ways"].get(way) for pair in pairs]
+        cells = [percent(metrics) if metrics else "–" for metrics in merged]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", source(file)])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "pairs": pairs_table,
+    "ablation": ablation_table,
     "floors": tables.floors,
     "predictions": tables.predictions,
     "other_predictions": tables.other_predictions,

@@ -7,6 +7,7 @@ docstrings: `n` samples (images x positions), `c` channels (`c_a` and `c_b` of t
 
 from repair_kernels import errors
 from repair_kernels.affine import ChannelAffine
+from repair_kernels.balancing import BalanceReport, BalanceResult, balance
 from repair_kernels.calibration import calibrate
 from repair_kernels.checkpoints import load_state_dict, save_state_dict
 from repair_kernels.evaluation import Path, classifier_metrics
@@ -17,7 +18,8 @@ from repair_kernels.matching import match
 from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.permutation import Permutation, permute
-from repair_kernels.pipeline import RepairReport, RepairResult, repair, sweep
+from repair_kernels.pipeline import repair, sweep
+from repair_kernels.repair_report import RepairReport, RepairResult
 from repair_kernels.rules import register_rule
 from repair_kernels.statistics import compute_stats
 from repair_kernels.symmetry import PermutationGroup
@@ -37,6 +39,9 @@ __all__ = [
     "match",
     "Permutation",
     "permute",
+    "balance",
+    "BalanceResult",
+    "BalanceReport",
     "interpolate",
     "calibrate",
     "ChannelAffine",

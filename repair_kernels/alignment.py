@@ -1,5 +1,6 @@
 """Two endpoints brought into one order, ready to be merged at any alpha and in any variant."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,22 +8,31 @@ from typing import Any
 import torch
 from torch import nn
 
-from repair_kernels.affine import ChannelAffine
+from repair_kernels.assembly import MergedNetwork, assemble
+from repair_kernels.assessment import Assessment, assess
+from repair_kernels.balancing import BalanceReport, balance_state
 from repair_kernels.batches import Batches
-from repair_kernels.calibration import VARIANTS, correct, correction_taps
-from repair_kernels.channel_statistics import collect_channels
+from repair_kernels.channel_statistics import collect_channels, paired_averages
 from repair_kernels.endpoints import capture_pair, choose_device
-from repair_kernels.errors import ArgumentError, CalibrationDataError
+from repair_kernels.errors import ArgumentError, CalibrationDataError, CalibrationWarning
 from repair_kernels.evaluation import Path, variance_ratio
-from repair_kernels.explicit import attach
-from repair_kernels.folding import fold
+from repair_kernels.goals import check_restore, goal
 from repair_kernels.graph import NetworkGraph, State, state_of
 from repair_kernels.interpolation import interpolate_states
 from repair_kernels.matching import match
-from repair_kernels.new_biases import give_biases
+from repair_kernels.moments import PairedMoments
+from repair_kernels.norm_reset import check_has_norms
 from repair_kernels.paired_stats import PairedStats
-from repair_kernels.permutation import Permutation, permute_state, tap_indices, with_state
+from repair_kernels.permutation import Permutation, permute_state, tap_indices
 from repair_kernels.statistics import collect
+from repair_kernels.variants import (
+    READS_DATA,
+    VARIANTS,
+    Corrections,
+    check_batch_mean,
+    correct,
+    correction_taps,
+)
 from repair_kernels.verification import function_deviation
 
 VERIFIED_IMAGES = 8
@@ -33,31 +43,27 @@ Ends = tuple[Mapping[str, float], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class MergedNetwork:
-    """A merged network, the taps that were corrected, and those that are explicit layers."""
-
-    model: nn.Module
-    corrected: tuple[str, ...]
-    explicit: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class AlignedPair:
     """Two endpoints on one graph, b's channels in a's order, ready to be merged at any alpha.
 
     Attributes:
         model_a: network a, as it was given
         graph: the graph of both
-        state_a, state_b: the weight sets; b's is permuted
+        state_a, state_b: the weight sets; b's is permuted and balanced
         state_plain: b's weight set as it was given
-        stats: the endpoints' statistics, b not permuted
-        aligned_stats: the same with b's channels in a's order
+        state_permuted: b's weight set, permuted alone
+        stats: the endpoints' statistics, b as it was given
+        aligned_stats: the same with b's channels in a's order and at a's scales
         permutations: by group
+        balance: how b's scales and signs compared to a's
         deviation: largest difference that the permutation made to b's output, relative to its
             largest output; None if that was not asked for
         data: the calibration data
         taps: what to correct, as the caller said
         backend: see `ops`
+        restore: what corrections restore, see `goals.RESTORE`
+        averages: the endpoints' averages over batches at the taps to correct, in place of
+            `aligned_stats` for "forward"; None: statistics are pooled
         corrections: those found so far, by alpha and variant
     """
 
@@ -66,24 +72,31 @@ class AlignedPair:
     state_a: State
     state_b: State
     state_plain: State
+    state_permuted: State
     stats: PairedStats
     aligned_stats: PairedStats
     permutations: Mapping[str, Permutation]
+    balance: BalanceReport
     deviation: float | None
     data: Batches
     taps: Sequence[str] | str | None
     backend: str | None
-    corrections: dict[tuple[float, str], dict[str, ChannelAffine]] = field(default_factory=dict)
+    restore: str = "both"
+    averages: Mapping[str, PairedMoments] | None = None
+    corrections: dict[tuple[float, str], Corrections] = field(default_factory=dict)
 
-    def correct(
-        self, alphas: Sequence[float], variant: str
-    ) -> list[tuple[State, dict[str, ChannelAffine]]]:
-        """Return for each alpha the interpolated weight set, and the correction of each tap."""
+    def correct(self, alphas: Sequence[float], variant: str) -> list[tuple[State, Corrections]]:
+        """Return for each alpha the interpolated weight set, and what the variant changes in it."""
         state_b = self.state_plain if variant == "plain" else self.state_b
         states = interpolate_states(self.state_a, state_b, alphas, backend=self.backend)
+        if variant != "plain":  # At the end the permuted b as it is, to the bit.
+            states = [
+                self.state_permuted if alpha == 1 else state
+                for state, alpha in zip(states, alphas, strict=True)
+            ]
         if variant in VARIANTS:
             self._find_corrections(states, alphas, variant)
-        found = [self.corrections.get((alpha, variant), {}) for alpha in alphas]
+        found = [self.corrections.get((alpha, variant), Corrections()) for alpha in alphas]
         return list(zip(states, found, strict=True))
 
     def _find_corrections(
@@ -99,15 +112,23 @@ class AlignedPair:
         found = correct(
             self.graph,
             list(missing.values()),
+            (self.state_a, self.state_b),
             self.data,
-            self.aligned_stats,
+            self.goal_stats(variant),
             correction_taps(self.graph, variant, self.taps),
             list(missing),
             variant,
+            restore=self.restore,
+            batch_mean=variant == "forward" and self.averages is not None,
             backend=self.backend,
         )
-        for alpha, affines in zip(missing, found, strict=True):
-            self.corrections[alpha, variant] = affines
+        for alpha, corrections in zip(missing, found, strict=True):
+            self.corrections[alpha, variant] = corrections
+
+    def goal_stats(self, variant: str) -> Mapping[str, PairedMoments]:
+        """Return the endpoints' statistics from which a variant takes its goals."""
+        averaged = variant == "forward" and self.averages is not None
+        return self.averages if averaged and self.averages is not None else self.aligned_stats
 
     def merge(self, alpha: float, variant: str, *, add_bias: bool = False) -> MergedNetwork:
         """Return the network at alpha, corrected, with the corrections in its weights."""
@@ -124,13 +145,19 @@ class AlignedPair:
         size = sum(tensor.nbytes for tensor in self.state_a.values())
         per_pass = max(1, WEIGHT_BYTES_PER_PASS // max(1, size))
         for start in range(0, len(alphas), per_pass):
-            for state, affines in self.correct(alphas[start : start + per_pass], variant):
-                folded, explicit = fold(self.graph, state, affines)
-                model = with_state(self.model_a, folded)
-                if add_bias:
-                    explicit = give_biases(model, self.graph, explicit)
-                model = attach(model, self.graph, explicit)
-                yield MergedNetwork(model, tuple(affines), tuple(explicit))
+            for state, corrections in self.correct(alphas[start : start + per_pass], variant):
+                yield assemble(self.model_a, self.graph, state, corrections, add_bias=add_bias)
+
+    def assess(self, alpha: float, variant: str, merged: MergedNetwork) -> Assessment | None:
+        """Measure a network that was merged so; None if it is as aligned, or data are spent."""
+        if not merged.is_changed or not self.data.is_repeatable:
+            return None
+        [(aligned, _)] = self.correct([alpha], "none")
+        goals = {tap: goal(self.aligned_stats[tap], alpha) for tap in merged.corrected}
+        ends = (self.state_a, self.state_b)
+        return assess(
+            self.graph, merged, aligned, ends, goals, self.data, alpha, backend=self.backend
+        )
 
     def sweep(
         self, evaluate: Evaluate, alphas: Sequence[float], variants: Sequence[str], ends: Ends
@@ -148,10 +175,15 @@ class AlignedPair:
 
     def variance_ratios(self, alpha: float, variant: str) -> dict[str, float]:
         """Return per tap how much of the endpoints' variance the network at alpha has (§3.1)."""
-        [(state, affines)] = self.correct([alpha], variant)
+        [(state, corrections)] = self.correct([alpha], variant)
         taps = tuple(self.stats)
         [seen] = collect_channels(
-            self.graph, [state], self.data, taps=taps, affines=[affines], backend=self.backend
+            self.graph,
+            [{**state, **corrections.statistics}],
+            self.data,
+            taps=taps,
+            affines=[corrections.affines],
+            backend=self.backend,
         )
         ends = self.stats
         return {t: variance_ratio(seen[t].var, ends[t].var_a, ends[t].var_b, alpha) for t in taps}
@@ -164,6 +196,9 @@ def align(
     *,
     variants: Sequence[str] = ("forward",),
     taps: Sequence[str] | str | None = None,
+    restore: str = "both",
+    batch_mean: bool = False,
+    balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
@@ -171,18 +206,22 @@ def align(
     progress: bool = False,
     verify: bool = True,
 ) -> AlignedPair:
-    """Collect the statistics in one pass, match, and carry b's channels into a's order.
+    """Collect the statistics in one pass, match, and carry b's channels into a's order and scales.
 
     Args:
         variants: what the pair will be merged with; decides which statistics are kept
         the rest: see `repair`
     """
+    restore = check_restore(restore)
+    check_batch_mean(batch_mean, variants)
     device = choose_device(device, model_a)
     data = _open(batches, n_samples, variants)
     graph = capture_pair(model_a, model_b, data)
+    if "reset_norm" in variants:
+        check_has_norms(graph)
     data.device = device
     corrected = {tap for v in variants if v in VARIANTS for tap in correction_taps(graph, v, taps)}
-    crossed = set(graph.match_taps)
+    crossed = set(graph.all_match_taps)
     if "closed_form" in variants:
         crossed |= set(correction_taps(graph, "closed_form", taps))
     wanted = graph.resolve([*corrected, *crossed], ())
@@ -198,6 +237,7 @@ def align(
         backend=backend,
         progress=progress,
     )
+    _warn_of_few_samples(graph, stats)
     permutations = match(stats, graph.groups)
     permuted = permute_state(state_b, graph.groups, permutations)
     widths = {tap: graph.tap(tap).channels for tap in stats}
@@ -205,20 +245,47 @@ def align(
     if verify:
         few = data.first[:VERIFIED_IMAGES]
         deviation = function_deviation(graph, state_b, permuted, permutations, few)
+    balanced = balance_state(graph, state_a, permuted, mode=balance)
+    averages = None
+    if batch_mean:
+        forward = correction_taps(graph, "forward", taps)
+        averages = paired_averages(
+            graph, state_a, balanced.state, data, taps=forward, backend=backend
+        )
+    in_order = stats.permuted_b(tap_indices(graph.groups, permutations, widths))
+    scales = {tap: scale for tap, scale in balanced.scales.items() if tap in stats}
     return AlignedPair(
         model_a=model_a,
         graph=graph,
         state_a=state_a,
-        state_b=permuted,
+        state_b=balanced.state,
         state_plain=state_b,
+        state_permuted=permuted,
         stats=stats,
-        aligned_stats=stats.permuted_b(tap_indices(graph.groups, permutations, widths)),
+        aligned_stats=in_order.scaled_b(scales),
         permutations=permutations,
+        balance=balanced.report,
         deviation=deviation,
         data=data,
         taps=taps,
         backend=backend,
+        restore=restore,
+        averages=averages,
     )
+
+
+def _warn_of_few_samples(graph: NetworkGraph, stats: PairedStats) -> None:
+    """Warn where matching rests on fewer samples than there are channels."""
+    few = [tap for tap in graph.match_taps if stats[tap].n_samples < graph.tap(tap).channels]
+    if few:
+        samples, channels = stats[few[0]].n_samples, graph.tap(few[0]).channels
+        warnings.warn(
+            f"tap {few[0]!r} saw {samples} samples of {channels} channels, so that many of their "
+            "correlations are chance; calibrate with more images than the widest layer has "
+            "channels",
+            CalibrationWarning,
+            stacklevel=4,
+        )
 
 
 def _check_same_metrics(rows: Sequence[Mapping[str, float]]) -> None:
@@ -234,7 +301,7 @@ def _check_same_metrics(rows: Sequence[Mapping[str, float]]) -> None:
 def _open(batches: Iterable[Any], n_samples: int | None, variants: Sequence[str]) -> Batches:
     """Open the data, and refuse data that can be read once only where it has to be read again."""
     data = Batches(batches, n_samples=n_samples)
-    again = [variant for variant in variants if variant in ("forward", "sequential")]
+    again = [variant for variant in variants if variant in READS_DATA]
     if again and not data.is_repeatable:
         raise CalibrationDataError(
             f"variant {again[0]!r} reads `batches` twice, and an iterator can be read once only; "

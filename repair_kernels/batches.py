@@ -1,5 +1,9 @@
-"""Batches as users have them: tensors, or tuples, lists and dicts whose first item is the input."""
+"""Batches as users have them: tensors, or tuples, lists and dicts whose first item is the input.
 
+The second item is the labels, if it is one class number per image.
+"""
+
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -8,6 +12,10 @@ import torch
 from torch import Tensor
 
 from repair_kernels.errors import CalibrationDataError, EmptyDataError
+
+PIECE_IMAGES = 500
+"""As the paper's batches."""
+PIECE_BYTES = 64 * 2**20
 
 
 def input_of(batch: Any, number: int) -> Tensor:
@@ -29,6 +37,42 @@ def input_of(batch: Any, number: int) -> Tensor:
             f"{type(first).__name__}; wrap the data in a DataLoader"
         )
     return first
+
+
+def labels_of(batch: Any, n: int) -> Tensor | None:
+    """Return the second item of a batch if it is a vector of n integers: class numbers."""
+    held = list(batch.values()) if isinstance(batch, Mapping) else batch
+    if not isinstance(held, Sequence) or isinstance(held, str | bytes) or len(held) < 2:
+        return None
+    labels = held[1]
+    if not isinstance(labels, Tensor) or labels.shape != (n,):
+        return None
+    is_integer = not labels.dtype.is_floating_point and not labels.dtype.is_complex
+    return labels if is_integer and labels.dtype != torch.bool else None
+
+
+def in_pieces(batches: Iterable[Tensor], images: int) -> Iterator[Tensor]:
+    """Yield the images of batches in pieces of the same size, wherever the batches end.
+
+    A rest of less than half a piece belongs to the last one, so that none is small unless there is
+    but one.
+    """
+    held: list[Tensor] = []
+    for batch in batches:
+        held.append(batch)
+        while sum(map(len, held)) >= images + (images + 1) // 2:
+            joined = torch.cat(held)
+            # Copies: a view would keep all of what it was cut from.
+            yield joined[:images].clone()
+            held = [joined[images:].clone()]
+    if held:
+        yield torch.cat(held) if len(held) > 1 else held[0]
+
+
+def piece_size(first: Tensor) -> int:
+    """Return how many images a piece has: `PIECE_IMAGES`, or as many as `PIECE_BYTES` hold."""
+    per_image = math.prod(first.shape[1:]) * first.element_size()
+    return max(1, min(PIECE_IMAGES, PIECE_BYTES // max(1, per_image)))
 
 
 class Batches:
@@ -76,6 +120,14 @@ class Batches:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield inputs on the device, each of the first one's shape but for the batch dimension."""
+        return (x for x, _ in self.labelled())
+
+    def pieces(self) -> Iterator[Tensor]:
+        """Yield the same images in pieces that do not depend on where the batches end."""
+        return in_pieces(self, piece_size(self.first))
+
+    def labelled(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield inputs as iterating does, each with its class numbers where the batch has them."""
         source, self._pending = self._pending, None
         if source is None:
             if not self.is_repeatable:
@@ -94,16 +146,13 @@ class Batches:
                     f"{', '.join(map(str, self.first.shape[1:]))}) as the first; "
                     f"batch {number} has {tuple(x.shape)}; resize or crop the data to one size"
                 )
+            labels = labels_of(batch, len(x))
             if left is not None:
-                x = x[:left]
+                x, labels = x[:left], None if labels is None else labels[:left]
                 left -= len(x)
             n_images += len(x)
             if len(x):
-                yield (
-                    x.detach()
-                    if self.device is None
-                    else x.detach().to(self.device, non_blocking=True)
-                )
+                yield self._placed(x), None if labels is None else self._placed(labels)
             if left == 0:
                 break
         if n_images == 0:
@@ -111,3 +160,7 @@ class Batches:
                 "`batches` must hold at least one image; all batches are empty; check the data "
                 "loader"
             )
+
+    def _placed(self, x: Tensor) -> Tensor:
+        x = x.detach()
+        return x if self.device is None else x.to(self.device, non_blocking=True)

@@ -30,6 +30,10 @@ class CalibrationDataError(RepairKernelsError, ValueError):
     """The data cannot serve: no batches, too few samples, a wrong shape, a spent iterator."""
 
 
+class CalibrationWarning(UserWarning):
+    """A calibration is doubtful: it made the loss worse, or data are too few or of one class."""
+
+
 class EmptyDataError(CalibrationDataError):
     """There is no batch, or no image in any batch."""
 

@@ -5,7 +5,7 @@ tap inside a module's forward can only be reached in the graph: then the network
 `GraphNetwork`. `load_merged` builds either from a merged checkpoint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,21 @@ def attach(
     for name, layer in layers.items():
         _attach_to(model.get_submodule(graph.tap(name).module or ""), layer)
     return model
+
+
+def explicit_layers(
+    model: nn.Module, graph: NetworkGraph, taps: Iterable[str]
+) -> dict[str, ChannelAffine]:
+    """Return the layers that `attach` put at taps, as the model holds them."""
+    if isinstance(model, GraphNetwork):
+        return {tap: _as_layer(model.channel_affines[tap.replace(".", "/")]) for tap in taps}
+    modules = {tap: model.get_submodule(graph.tap(tap).module or "") for tap in taps}
+    return {tap: _as_layer(module.get_submodule(LAYER)) for tap, module in modules.items()}
+
+
+def _as_layer(module: nn.Module) -> ChannelAffine:
+    assert isinstance(module, ChannelAffine)
+    return module
 
 
 def _attach_to(module: nn.Module, layer: ChannelAffine) -> None:

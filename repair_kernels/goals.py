@@ -12,8 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from repair_kernels.errors import ArgumentError
 from repair_kernels.moments import DEAD_STEPS, FLOAT32_EPS, ChannelMoments, PairedMoments
 
+RESTORE = ("both", "std", "mean")
+"""What a correction gives back: mean and std; the std alone, by a scaling about zero; the mean
+alone, by a shift."""
 Affine = tuple[Tensor, Tensor]
 """A scale and a shift per channel, float64."""
 
@@ -37,46 +41,84 @@ def goal(moments: PairedMoments, alpha: float) -> Goal:
     )
 
 
-def affine_to_goal(goal: Goal, moments: ChannelMoments) -> Affine:
+def affine_to_goal(goal: Goal, moments: ChannelMoments, restore: str = "both") -> Affine:
     """Return the scale and shift that give channels with these moments the goal's mean and std.
 
-        scale = goal_std / std        shift = goal_mean - scale * mean
+        both:  scale = goal_std / std     shift = goal_mean - scale * mean
+        std:   scale = goal_std / std     shift = 0
+        mean:  scale = 1                  shift = goal_mean - mean
 
     Returns:
         float64; scale 1 and shift 0 for dead channels
     """
     dead = goal.dead | moments.dead
     scale = torch.where(dead, 1.0, goal.std / moments.std.where(~dead, 1.0))
-    return scale, torch.where(dead, 0.0, goal.mean - scale * moments.mean)
+    if restore == "mean":
+        scale = torch.ones_like(scale)
+    shift = torch.where(dead, 0.0, goal.mean - scale * moments.mean)
+    return scale, torch.zeros_like(shift) if restore == "std" else shift
 
 
-def closed_form(moments: PairedMoments, alpha: float) -> Affine:
+def closed_form(moments: PairedMoments, alpha: float, restore: str = "both") -> Affine:
     """Return the scale and shift that the endpoints' statistics alone predict.
 
         scale = goal_std / sqrt((1-α)² var_A + α² var_B + 2α(1-α) cov(A, B))
-        shift = goal_mean (1 - scale)
+        shift = goal_mean (1 - scale)         (restore="std": 0)
 
     The root is the standard deviation of (1-α) X_A + α X_B: the interpolated tap's own where its
     input is that of both endpoints (the first layer), an approximation below. Channels are scaled
-    about the goal's mean, which that tap already has.
+    about the goal's mean, which that tap already has; so the mean alone needs no correction, and
+    with restore="mean" there is none.
 
     Args:
-        moments: of aligned endpoints at this tap, with `cross` or `diagonal`
+        moments: of aligned endpoints at this tap, with `cross` or `diagonal`: variances and
+            covariance are of the same values, so that the radicand cannot be negative but by
+            rounding
     Returns:
         float64; scale 1 and shift 0 for channels that are dead in the endpoints or cancel out
         between them
     Source:
         REPAIR (Jordan et al., 2023), eq. 5
     """
-    target = goal(moments, alpha)
-    var = (
+    target, var = goal(moments, alpha), predicted_variance(moments, alpha)
+    predicted = ChannelMoments(moments.n_samples, target.mean, var.clamp_min(0) * moments.n_samples)
+    left = target.dead | predicted.dead | _cancels(target, var)
+    if restore == "mean":
+        left = torch.ones_like(left)
+    scale = torch.where(left, 1.0, target.std / predicted.std.where(~left, 1.0))
+    shift = torch.where(left, 0.0, target.mean * (1 - scale))
+    return scale, torch.zeros_like(shift) if restore == "std" else shift
+
+
+def predicted_variance(moments: PairedMoments, alpha: float) -> Tensor:
+    """Return the variance of (1-α) X_A + α X_B, which rounding may put below 0."""
+    return (
         (1 - alpha) ** 2 * moments.var_a
         + alpha**2 * moments.var_b
         + 2 * alpha * (1 - alpha) * moments.cov_diag
     )
-    predicted = ChannelMoments(moments.n_samples, target.mean, var.clamp_min(0) * moments.n_samples)
-    # A difference of terms known to float32: what is below their rounding is nothing.
-    cancels = var <= DEAD_STEPS * FLOAT32_EPS * target.std.square()
-    dead = target.dead | predicted.dead | cancels
-    scale = torch.where(dead, 1.0, target.std / predicted.std.where(~dead, 1.0))
-    return scale, torch.where(dead, 0.0, target.mean * (1 - scale))
+
+
+def cancelling(moments: PairedMoments, alpha: float) -> Tensor:
+    """Tell which live channels of the endpoints cancel out, so that eq. 5 predicts nothing."""
+    target = goal(moments, alpha)
+    return ~target.dead & _cancels(target, predicted_variance(moments, alpha))
+
+
+def _cancels(target: Goal, var: Tensor) -> Tensor:
+    # A difference of terms known to float32: what is below their rounding is nothing. Not `<=`:
+    # a variance that is not a number is no prediction either.
+    return ~(var > DEAD_STEPS * FLOAT32_EPS * target.std.square())
+
+
+def check_restore(restore: str) -> str:
+    """Return what is to be restored.
+
+    Raises:
+        ArgumentError: when it is none of `RESTORE`
+    """
+    if restore not in RESTORE:
+        raise ArgumentError(
+            f"`restore` must be one of {', '.join(map(repr, RESTORE))}; got {restore!r}"
+        )
+    return restore

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from repair_kernels.capture import capture
-from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
+from repair_kernels.errors import ArchitectureMismatchError
 from repair_kernels.overwriting import overwriting
 from repair_kernels.permutation import Permutation, permute_state
 from repair_kernels.rules import IDENTITIES, packet, shape
@@ -23,7 +23,14 @@ from repair_kernels.schedule import last_uses, overwritten_placeholders
 from repair_kernels.state import State, check_module, evaluating, state_of
 from repair_kernels.symmetry import PermutationGroup, Symmetry, find_symmetry, track
 from repair_kernels.symmetry_report import SymmetryReport, report
-from repair_kernels.taps import Tap, describe_taps, module_outputs, tap_sites
+from repair_kernels.tap_selection import find, select
+from repair_kernels.taps import (
+    Tap,
+    describe_taps,
+    module_outputs,
+    tap_sites,
+    with_match_taps,
+)
 from repair_kernels.verification import example_batch, function_deviation
 
 __all__ = [
@@ -78,6 +85,7 @@ class NetworkGraph:
             tap.name: tap
             for tap in describe_taps(sites, self.symmetry, self.nodes, self._module_outputs)
         }
+        self.symmetry = with_match_taps(self.symmetry, self._taps)
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -92,12 +100,7 @@ class NetworkGraph:
     @cached_property
     def calibration_taps(self) -> tuple[str, ...]:
         """Return what REPAIR corrects by default: layers and residual blocks but the output."""
-        outputs = {node.name for node in self.nodes[-1].all_input_nodes}
-        return tuple(
-            t.name
-            for t in self._taps.values()
-            if t.kind in ("layer", "block") and t.node not in outputs
-        )
+        return self.resolve(("conv", "block"), ())
 
     @cached_property
     def default_taps(self) -> tuple[str, ...]:
@@ -107,8 +110,14 @@ class NetworkGraph:
 
     @cached_property
     def match_taps(self) -> tuple[str, ...]:
-        """Return the taps that matching reads, one per group at most, in graph order."""
+        """Return the taps that matching needs, one per group at most, in graph order."""
         chosen = {group.match_tap for group in self.groups.values()}
+        return tuple(name for name in self._taps if name in chosen)
+
+    @cached_property
+    def all_match_taps(self) -> tuple[str, ...]:
+        """Return the taps that matching makes use of where they are at hand, in graph order."""
+        chosen = {tap for group in self.groups.values() for tap in group.match_taps}
         return tuple(name for name in self._taps if name in chosen)
 
     def tap(self, name: str) -> Tap:
@@ -117,29 +126,34 @@ class NetworkGraph:
         Raises:
             ArgumentError: when there is no such tap.
         """
-        if name in self._taps:
-            return self._taps[name]
-        by_module = self.tap_of_node.get(self._module_outputs.get(name, ""))
-        if by_module is None:
-            near = [known for known in self._taps if known.startswith(name.split(".")[0])] or list(
-                self._taps
-            )
-            raise ArgumentError(
-                f"`taps` must name activations of the network; {name!r} is none of them; "
-                f"choose from `trace(model, example).taps`, such as {', '.join(near[:6])}"
-            )
-        return by_module
+        return find(name, self._taps, self._tap_of_module)
 
     def resolve(
         self, names: Iterable[str] | str | None, default: tuple[str, ...]
     ) -> tuple[str, ...]:
-        """Return the names of taps in graph order; None stands for `default`, "all" for all."""
+        """Return the names of taps in graph order; None stands for `default`.
+
+        Args:
+            names: names, patterns and kinds, one or several; see `tap_selection`
+        Raises:
+            ArgumentError: when one of them means no tap
+        """
         if names is None:
             return default
-        if isinstance(names, str):
-            return self.taps if names == "all" else (self.tap(names).name,)
-        chosen = {self.tap(name).name for name in names}
+        words = (names,) if isinstance(names, str) else names
+        chosen = select(words, self._taps, self._tap_of_module, self._output_nodes)
         return tuple(name for name in self._taps if name in chosen)
+
+    @cached_property
+    def _tap_of_module(self) -> dict[str, Tap]:
+        """Taps by the path of the module whose output they are."""
+        of_node = self.tap_of_node
+        return {path: of_node[n] for path, n in self._module_outputs.items() if n in of_node}
+
+    @cached_property
+    def _output_nodes(self) -> set[str]:
+        """Names of the nodes that the network returns."""
+        return {node.name for node in self.nodes[-1].all_input_nodes}
 
     @cached_property
     def tap_of_node(self) -> dict[str, Tap]:

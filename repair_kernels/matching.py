@@ -1,14 +1,17 @@
 """Matching: which channel of network b plays the part of which channel of network a.
 
-    max_P  sum_i corr(X_i^A, X_{P(i)}^B)
+    max_P  sum_i mean_t corr_t(X_i^A, X_{P(i)}^B)
 
-One linear sum assignment per permutation group, on the correlations at the group's matching tap.
+One linear sum assignment per permutation group, on the mean of the correlations at the group's
+taps t: the outputs of activation functions and residual blocks, those of them whose correlation
+matrix is at hand. One tap would do; channels that a residual stream carries through many blocks are
+matched better by all of them (docs/repair.md has the figures).
 Where members hold groups of their own, as attention heads hold channels, the score of a pair of
 members is that of the best assignments inside of the pair, and what is inside follows the pairs
 that are chosen: the sum over all channels is maximal over all nested permutations.
 
 Source:
-    REPAIR (Jordan et al., 2023), eq. 2; Li et al. (2015).
+    REPAIR (Jordan et al., 2023), eq. 2; Li et al. (2015). There each group is matched at one tap.
 """
 
 from collections.abc import Mapping
@@ -27,10 +30,12 @@ def match(
 ) -> dict[str, Permutation]:
     """Find for every permutation group the order of b's channels that correlates best with a's.
 
-        max_P  sum_i corr[i, P(i)]
+        max_P  sum_i mean_t corr_t[i, P(i)]
 
     Args:
-        stats: from `compute_stats`, with the correlation matrix at one tap of every group
+        stats: from `compute_stats`, with the correlation matrix at one tap of every group at least;
+            of several, all those of `match_taps` count (`compute_stats(..., cross=["activation",
+            "block"])` has them all)
         groups: `trace(...).groups`
     Returns:
         by group name; live channels are matched with live ones first, dead ones take what is left
@@ -115,25 +120,32 @@ def _best(
 def _group_correlation(
     stats: Mapping[str, PairedMoments], group: PermutationGroup, other: PermutationGroup
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean correlations of a group's members in a with another's in b, and the dead."""
-    tap = _choose_tap(stats, group)
-    moments, positions, others = stats[tap], group.taps[tap].numpy(), other.taps[tap].numpy()
-    corr = moments.corr.cpu().numpy()
-    if max(positions.max(initial=-1), others.max(initial=-1)) >= min(corr.shape):
-        raise ArchitectureMismatchError(
-            f"`stats` and `groups` must be of one architecture; tap {tap!r} has {corr.shape[0]} "
-            f"and {corr.shape[1]} channels "
-            f"in `stats`, but group {group.name!r} reaches channel {positions.max()}; trace the "
-            "networks of the statistics"
-        )
-    columns = zip(positions.T, others.T, strict=True)
-    members = sum(corr[np.ix_(of_a, of_b)] for of_a, of_b in columns) / positions.shape[1]
-    dead_a = moments.dead_a.cpu().numpy()[positions].all(axis=1)
-    dead_b = moments.dead_b.cpu().numpy()[others].all(axis=1)
-    return np.asarray(members), np.asarray(dead_a), np.asarray(dead_b)
+    """Return the mean correlations of a group's members in a with another's in b, and the dead.
+
+    Dead members are those that are dead at all taps.
+    """
+    taps = _choose_taps(stats, group)
+    corr = np.zeros((group.size, other.size))
+    dead_a, dead_b = np.ones(group.size, dtype=bool), np.ones(other.size, dtype=bool)
+    for tap in taps:
+        moments, positions, others = stats[tap], group.taps[tap].numpy(), other.taps[tap].numpy()
+        at_tap = moments.corr.cpu().numpy()
+        if max(positions.max(initial=-1), others.max(initial=-1)) >= min(at_tap.shape):
+            raise ArchitectureMismatchError(
+                f"`stats` and `groups` must be of one architecture; tap {tap!r} has "
+                f"{at_tap.shape[0]} and {at_tap.shape[1]} channels in `stats`, but group "
+                f"{group.name!r} reaches channel {positions.max()}; trace the networks of the "
+                "statistics"
+            )
+        for of_a, of_b in zip(positions.T, others.T, strict=True):
+            corr += at_tap[np.ix_(of_a, of_b)] / (positions.shape[1] * len(taps))
+        dead_a &= moments.dead_a.cpu().numpy()[positions].all(axis=1)
+        dead_b &= moments.dead_b.cpu().numpy()[others].all(axis=1)
+    return corr, dead_a, dead_b
 
 
-def _choose_tap(stats: Mapping[str, PairedMoments], group: PermutationGroup) -> str:
+def _choose_taps(stats: Mapping[str, PairedMoments], group: PermutationGroup) -> list[str]:
+    """Return the matching taps that are at hand, or else the last tap that is."""
     held = [tap for tap in group.taps if tap in stats and stats[tap].cross is not None]
     if not held:
         raise ArgumentError(
@@ -142,4 +154,5 @@ def _choose_tap(stats: Mapping[str, PairedMoments], group: PermutationGroup) -> 
             f"{', '.join(group.taps)}; compute the statistics with `cross=[{group.match_tap!r}]` "
             "or leave `cross` out"
         )
-    return group.match_tap if group.match_tap in held else held[-1]
+    wanted = group.match_taps or (group.match_tap,)
+    return [tap for tap in held if tap in wanted] or held[-1:]

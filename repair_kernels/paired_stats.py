@@ -147,6 +147,19 @@ class PairedStats(Mapping[str, PairedMoments]):
         moved = {tap: moments.to(device) for tap, moments in self.items()}
         return PairedStats(moved, n_images=self.n_images)
 
+    def scaled_b(self, scales: Mapping[str, Tensor]) -> PairedStats:
+        """Multiply b's channels at the taps named: what b returns once it is balanced.
+
+        A tap without an entry stays as it is.
+        """
+        for tap in scales:
+            if tap not in self:
+                self._refuse(tap)
+        scaled = {
+            tap: moments.scaled_b(scales[tap]) for tap, moments in self.items() if tap in scales
+        }
+        return PairedStats({**self, **scaled}, n_images=self.n_images)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a statistics file, at once or not at all: a reader never sees half of it.
 

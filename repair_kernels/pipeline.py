@@ -1,75 +1,28 @@
 """The paper on one screen: statistics, matching, permutation, interpolation, REPAIR, folding."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from repair_kernels.alignment import AlignedPair, Evaluate, align
-from repair_kernels.calibration import check_variant
 from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
-from repair_kernels.errors import ArgumentError
+from repair_kernels.errors import ArgumentError, CalibrationWarning
 from repair_kernels.evaluation import Path
 from repair_kernels.matching import matched_correlation
-from repair_kernels.paired_stats import PairedStats
-from repair_kernels.permutation import Permutation
+from repair_kernels.repair_report import (
+    RepairReport,
+    RepairResult,
+    closed_form_premise,
+    report_warnings,
+    unlike_scales,
+)
+from repair_kernels.variants import check_variant
 
-
-@dataclass(frozen=True)
-class RepairReport:
-    """What was done to the networks.
-
-    Attributes:
-        variant: the variant of REPAIR, or "none"
-        alpha: weight of network b
-        permutation_deviation: largest difference that the permutation made to b's output, relative
-            to its largest output; None if `verify` was off
-        matched_correlation: by group, the mean correlation of matched channels
-        corrected: taps that were corrected
-        explicit: those of them whose correction stays as a `ChannelAffine` layer, because no weight
-            can hold it
-        dead_channels: by corrected tap, how many channels were left uncorrected because both
-            endpoints' are dead
-        n_images: how many images the statistics saw
-    """
-
-    variant: str
-    alpha: float
-    permutation_deviation: float | None
-    matched_correlation: Mapping[str, float]
-    corrected: tuple[str, ...]
-    explicit: tuple[str, ...]
-    dead_channels: Mapping[str, int]
-    n_images: int
-
-    def __str__(self) -> str:
-        deviation = self.permutation_deviation
-        verified = "not verified" if deviation is None else f"deviates by {deviation:.1e}"
-        mean = sum(self.matched_correlation.values()) / max(1, len(self.matched_correlation))
-        return "\n".join(
-            [
-                f"variant {self.variant} at alpha {self.alpha:g}, statistics of {self.n_images} "
-                "images",
-                f"permutation: {len(self.matched_correlation)} groups, mean matched correlation "
-                f"{mean:.3f}, the permuted network {verified}",
-                f"corrected: {len(self.corrected)} taps, of which explicit layers: "
-                f"{', '.join(self.explicit) or 'none'}",
-                f"dead channels left alone: {sum(self.dead_channels.values())}",
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class RepairResult:
-    """A merged network and how it came about."""
-
-    model: nn.Module
-    permutations: Mapping[str, Permutation]
-    stats: PairedStats
-    """Statistics of the endpoints as they were given (b not permuted)."""
-    report: RepairReport
+ON_WORSE = ("aligned", "warn")
 
 
 def repair(
@@ -78,29 +31,47 @@ def repair(
     batches: Iterable[Any],
     *,
     alpha: float = 0.5,
-    variant: str = "forward",
+    variant: str = "distilled",
     taps: Sequence[str] | str | None = None,
+    restore: str = "both",
+    batch_mean: bool = False,
+    balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
     backend: str | None = None,
     progress: bool = False,
     verify: bool = True,
+    assess: bool = True,
+    on_worse: str = "aligned",
     add_bias: bool = False,
 ) -> RepairResult:
     """Merge two networks: match, permute, interpolate, restore their statistics.
 
     Args:
         model_a, model_b: networks of one architecture, trained apart; left as they are
-        batches: calibration data, such as 5,000 training images; read once, and once more by
-            "forward" and "sequential"
+        batches: calibration data, such as 5,000 training images; read once, once more by every
+            variant but "closed_form", and once more to assess the result; with class numbers as
+            second item, if there are any
         alpha: weight of network b, in [0, 1]; 0 and 1 give a and the permuted b back
-        variant: "forward", "closed_form", "sequential", or "none" to align only
-        taps: what to correct; see `calibrate`
+        variant: "distilled", "forward", "sequential", "closed_form", "reset_norm", or "none" to
+            align only; docs/repair.md says what each does and takes. "distilled" gives the best
+            networks and takes longest: as long as ten epochs of training on `batches`
+        taps: what to correct; names, patterns and kinds, see `calibrate`
+        restore: "both", or the "std" or the "mean" alone; see `calibrate`
+        batch_mean: average over batches as the published code does; see `calibrate`
+        balance: which of b's scale symmetries are used before weights are averaged: "sign",
+            "layer", "channel" or "none"; see `rk.balance`
         n_samples: how many images to use at most
         device, precision, backend, progress: see `compute_stats`
         verify: run the permuted b beside b in float64 on a few images, and stop if their functions
             differ; see `NetworkGraph.verify`
+        assess: measure the corrected network on the calibration data: how exactly it meets its
+            goals, and its loss beside that of the network that was aligned only (cross-entropy if
+            batches have labels, else the divergence from the endpoints); takes one more pass, and
+            is left out where data can be read once only
+        on_worse: what to do if the correction made that loss worse: return the "aligned" network in
+            its place, or only "warn". There is a `CalibrationWarning` either way
         add_bias: whether layers without a bias may get one; see `calibrate`
     Returns:
         the merged network, the permutations, the endpoints' statistics and a report
@@ -111,6 +82,7 @@ def repair(
         REPAIR (Jordan et al., 2023)
     """
     alpha, variant = check_alpha(alpha), check_variant(variant, also=("none",))
+    check_on_worse(on_worse)
     device = choose_device(device, model_a)
     with preserved_rng(device):
         pair = align(
@@ -119,6 +91,9 @@ def repair(
             batches,
             variants=(variant,),
             taps=taps,
+            restore=restore,
+            batch_mean=batch_mean,
+            balance=balance,
             n_samples=n_samples,
             device=device,
             precision=precision,
@@ -127,17 +102,34 @@ def repair(
             verify=verify,
         )
         merged = pair.merge(alpha, variant, add_bias=add_bias)
+        found = pair.assess(alpha, variant, merged) if assess else None
+        if found is not None and found.is_worse and on_worse == "aligned":
+            kept = pair.merge(alpha, "none")
+        else:
+            kept = merged
     report = RepairReport(
         variant=variant,
         alpha=alpha,
         permutation_deviation=pair.deviation,
         matched_correlation=matched_correlation(pair.stats, pair.graph.groups, pair.permutations),
-        corrected=merged.corrected,
-        explicit=merged.explicit,
-        dead_channels={tap: _dead_in_both(pair, tap) for tap in merged.corrected},
+        corrected=kept.corrected,
+        explicit=kept.explicit,
+        dead_channels={tap: _dead_in_both(pair, tap) for tap in kept.corrected},
         n_images=pair.stats.n_images,
+        norms_reset=kept.norms_reset,
+        exactness={} if found is None else found.exactness,
+        losses=None if found is None else found.losses,
+        returned="corrected" if kept is merged else "aligned",
+        cancelled=merged.corrections.cancelled,
+        balance=pair.balance,
+        warnings=(),
     )
-    return RepairResult(merged.model, pair.permutations, pair.stats, report)
+    said = report_warnings(report, found)
+    for warning in said:
+        warnings.warn(warning, CalibrationWarning, stacklevel=2)
+    premise = closed_form_premise(report) if variant == "closed_form" else ()
+    report = replace(report, warnings=(*said, *premise, *unlike_scales(report)))
+    return RepairResult(kept.model, pair.permutations, pair.stats, report)
 
 
 def sweep(
@@ -149,6 +141,9 @@ def sweep(
     alphas: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
     variants: Sequence[str] = ("none", "forward"),
     taps: Sequence[str] | str | None = None,
+    restore: str = "both",
+    batch_mean: bool = False,
+    balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
@@ -166,6 +161,7 @@ def sweep(
             ..., "accuracy": ...}
         alphas: weights of network b, in [0, 1]; the ends are added where they are missing
         variants: of REPAIR, and "none" (aligned only) and "plain" (neither aligned nor corrected)
+        batch_mean: lets "forward", which must be among the variants, average over batches
         the rest: see `repair`
     Returns:
         a `Path`: curves, barriers, plots
@@ -182,6 +178,9 @@ def sweep(
             batches,
             variants=chosen,
             taps=taps,
+            restore=restore,
+            batch_mean=batch_mean,
+            balance=balance,
             n_samples=n_samples,
             device=device,
             precision=precision,
@@ -196,3 +195,15 @@ def sweep(
 def _dead_in_both(pair: AlignedPair, tap: str) -> int:
     moments = pair.aligned_stats[tap]
     return int((moments.dead_a & moments.dead_b).sum())
+
+
+def check_on_worse(on_worse: str) -> None:
+    """Check what is to be done if a calibration makes the loss worse.
+
+    Raises:
+        ArgumentError: when it is none of `ON_WORSE`
+    """
+    if on_worse not in ON_WORSE:
+        raise ArgumentError(
+            f"`on_worse` must be one of {', '.join(map(repr, ON_WORSE))}; got {on_worse!r}"
+        )

@@ -42,6 +42,9 @@ class PermutationGroup:
     """The tap that matching reads: the last activation function in the group's own stage; "" for a
     group that no tap sees (the hidden channels of an MLP along tokens, whose values move along the
     channels too): it can be permuted, but not matched."""
+    match_taps: tuple[str, ...] = ()
+    """All taps whose correlations tell which channels belong together: the outputs of activation
+    functions and of residual blocks, later stages included; else `match_tap` alone."""
     inner: tuple[tuple[str, ...], ...] = ()
     """For each member the groups that lie inside of it (the channels of an attention head), in an
     order that is the same for every member; () where members are single channels."""

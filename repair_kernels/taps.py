@@ -1,14 +1,14 @@
 """Taps: the activations of a graph that have a name and channels."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.fx import Node
 
 from repair_kernels.rules import ACTIVATIONS, IDENTITIES, Tracker, packet, shape
-from repair_kernels.symmetry import Symmetry, TapSite
+from repair_kernels.symmetry import PermutationGroup, Symmetry, TapSite
 
 aten = torch.ops.aten
 
@@ -142,6 +142,17 @@ def describe_taps(
             kind,
             module_of.get(site.node.name),
         )
+
+
+def with_match_taps(symmetry: Symmetry, taps: Mapping[str, Tap]) -> Symmetry:
+    """Return the same with the `match_taps` of each group."""
+
+    def of(group: PermutationGroup) -> tuple[str, ...]:
+        kinds = ("activation", "block") if group.match_tap else ()
+        return tuple(t for t in group.taps if taps[t].kind in kinds or t == group.match_tap)
+
+    groups = {n: replace(group, match_taps=of(group)) for n, group in symmetry.groups.items()}
+    return replace(symmetry, groups=groups)
 
 
 def _block_outputs(nodes: list[Node], symmetry: Symmetry) -> set[Node]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tests.networks import FAMILIES
 
-VARIANTS = ("none", "forward", "closed_form", "sequential")
+VARIANTS = ("none", "forward", "closed_form", "sequential", "distilled")
 
 
 class Counted:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from repair_kernels.batches import Batches, input_of
+from repair_kernels.batches import Batches, in_pieces, input_of, piece_size
 from repair_kernels.errors import CalibrationDataError
 
 Labelled = namedtuple("Labelled", ["image", "label"])
@@ -148,3 +148,50 @@ def test_a_batch_of_another_image_size_is_refused_by_number_and_shape():
     batches = Batches([IMAGES, IMAGES, torch.zeros(2, 4)])
     with pytest.raises(CalibrationDataError, match=r"\(n, 3\) as the first; batch 2 has \(2, 4\)"):
         list(batches)
+
+
+# Pieces
+
+
+@given(st.integers(1, 60), st.integers(1, 12), st.lists(st.integers(0, 60), max_size=6))
+def test_pieces_do_not_depend_on_where_batches_end(n, size, cuts):
+    images = torch.arange(3.0 * n).reshape(n, 3)
+    ends = [0, *sorted(min(cut, n) for cut in cuts), n]
+    batches = [images[start:stop] for start, stop in pairwise(ends)]
+    pieces = list(in_pieces(batches, size))
+    assert torch.equal(torch.cat(pieces), images)
+    assert [len(p) for p in pieces] == [len(p) for p in in_pieces([images], size)]
+    assert all(len(piece) == size for piece in pieces[:-1])
+    # None is small, unless there are no more images.
+    assert len(pieces[-1]) < 1.5 * size + 1
+    assert len(pieces) == 1 or len(pieces[-1]) >= size / 2
+
+
+def test_a_piece_has_500_images_or_as_many_as_64_mib_hold():
+    assert piece_size(torch.zeros(1, 3, 32, 32)) == 500
+    assert piece_size(torch.empty(0, 3, 224, 224)) == 2**26 // (3 * 224 * 224 * 4)
+    assert piece_size(torch.empty(1, 1, device="meta").expand(1, 2**30)) == 1
+
+
+# Labels
+
+
+def test_class_numbers_come_with_their_images():
+    batches = Batches([(IMAGES[:5], LABELS[:5]), [IMAGES[5:], LABELS[5:]]], n_samples=7)
+    found = list(batches.labelled())
+    assert [len(x) for x, _ in found] == [5, 2]
+    assert torch.equal(torch.cat([y for _, y in found]), LABELS[:7])
+
+
+@pytest.mark.parametrize(
+    "second",
+    [LABELS.float(), LABELS[:, None], LABELS[:3], LABELS > 2, "words", None, list(range(8))],
+)
+def test_what_is_not_one_integer_per_image_is_no_label(second):
+    assert [y for _, y in Batches([(IMAGES, second)]).labelled()] == [None]
+
+
+def test_labels_of_a_dict_are_its_second_item():
+    [(_, labels)] = Batches([{"image": IMAGES, "label": LABELS.int()}]).labelled()
+    assert torch.equal(labels, LABELS.int())
+    assert [y for _, y in Batches([IMAGES]).labelled()] == [None]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import repair_kernels as rk
-from repair_kernels.goals import affine_to_goal, closed_form, goal
+from repair_kernels.goals import affine_to_goal, closed_form, goal, predicted_variance
 from tests import oracles
 from tests.goals import NETWORKS, TAPS, VARIANTS, activations, assert_goals_met, pair, shifted
 from tests.networks import FAMILIES, assert_same, snapshot
@@ -33,6 +33,20 @@ def test_the_closed_form_is_equation_5(alpha: float, seed: int) -> None:
     np.testing.assert_allclose(scale, wanted, rtol=1e-12)
     mean, _ = oracles.goal(a, b, alpha)
     np.testing.assert_allclose(scale.numpy() * mean + shift.numpy(), mean, rtol=1e-12)
+
+
+@settings(max_examples=50)
+@given(st.floats(0.05, 0.95), st.floats(-1, 1), st.floats(-3, 3))
+def test_a_prediction_is_a_variance_however_alike_or_unlike_the_endpoints_are(
+    alpha: float, mix: float, magnitude: float
+) -> None:
+    # The published form takes correlations of one tap and stds of another: NaN at 48 layers.
+    a, noise = torch.randn(2, 20, 4, generator=torch.Generator().manual_seed(0)).double()
+    b = 10**magnitude * (mix * a + (1 - abs(mix)) * noise)
+    moments = moments_of(a, b)
+    goal_var = goal(moments, alpha).std.square()
+    assert (predicted_variance(moments, alpha) >= -1e-12 * goal_var).all()
+    assert all(tensor.isfinite().all() for tensor in closed_form(moments, alpha))
 
 
 @settings(max_examples=50)
@@ -115,13 +129,15 @@ def test_the_closed_form_is_exact_at_the_first_layer(family: str, first: str, al
     assert_goals_met(fixed, (a, b), inputs, {first: None}, alpha, allowed=1e-9)
 
 
-def test_forward_normalises_by_the_batch_and_freezes_the_whole_pass() -> None:
+def test_forward_normalises_by_the_piece_and_freezes_the_whole_pass(monkeypatch) -> None:
+    monkeypatch.setattr("repair_kernels.batches.PIECE_IMAGES", 30)
     a, b = (model.double() for model in pair("mlp"))
-    batches = [shifted("mlp", n, seed).double() for n, seed in ((30, 1), (50, 2), (7, 3))]
-    fixed = rk.calibrate(a, b, batches, variant="forward")
+    # Pieces of 30 images, and what remains, wherever the data's own batches end.
+    batches = shifted("mlp", 100).double().split([30, 30, 40])
+    fixed = rk.calibrate(a, b, torch.cat(batches).split(13), variant="forward")
     merged = rk.interpolate(a, b)
     inputs = torch.cat(batches)
-    x, wanted = list(batches), rk.interpolate(a, b)
+    x, wanted = batches, rk.interpolate(a, b)
     for tap in ("fc1", "fc2"):
         mean, std = oracles.goal(
             *(activations(end, inputs, [tap])[tap] for end in (a, b)), alpha=0.5

@@ -222,7 +222,7 @@ def test_the_same_call_gives_the_same_bits() -> None:
 
 
 def test_an_unknown_variant_is_named() -> None:
-    known = "'forward', 'closed_form', 'sequential'; got 'backward'"
+    known = "'forward', 'closed_form', 'sequential', 'distilled', 'reset_norm'; got 'backward'"
     with pytest.raises(ArgumentError, match=f"`variant` must be one of {known}"):
         rk.calibrate(*pair("mlp"), [shifted("mlp", 4)], variant="backward")
 

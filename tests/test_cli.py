@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from repair_kernels.checkpoints import load_state_dict, save_state_dict
-from repair_kernels.cli import demo_table, keyword_arguments, main
+from repair_kernels.cli import main
+from repair_kernels.cli.demo import demo_table
+from repair_kernels.cli.sources import keyword_arguments
 from repair_kernels.evaluation import Path
 from repair_kernels.paired_stats import PairedStats
 
@@ -52,7 +54,8 @@ def test_merge_writes_where_the_network_came_from(pair, tmp_path):
     from safetensors import safe_open
 
     output = tmp_path / "merged.safetensors"
-    main(["merge", *pair, "--alpha", "0.25", "--variant", "sequential", "-o", str(output)])
+    options = ["--alpha", "0.25", "--variant", "sequential", "--on-worse", "warn"]
+    main(["merge", *pair, *options, "-o", str(output)])
     with safe_open(output, framework="pt") as file:
         made = file.metadata()
     assert (made["alpha"], made["variant"]) == ("0.25", "sequential")
@@ -64,6 +67,32 @@ def test_merge_at_alpha_0_is_network_a(pair, tmp_path):
     main(["merge", *pair, "--alpha", "0", "-o", str(output)])
     merged = load_state_dict(output)
     assert all(torch.equal(merged[name], value) for name, value in mlp(0).state_dict().items())
+
+
+def test_a_correction_that_makes_the_loss_worse_is_said_and_not_written(pair, tmp_path, capsys):
+    from safetensors import safe_open
+
+    made = {}
+    for on_worse in ("aligned", "warn"):
+        output = tmp_path / f"{on_worse}.safetensors"
+        # Networks that were never trained, and labels drawn at random.
+        options = ["--variant", "forward", "--on-worse", on_worse]
+        assert main(["merge", *pair, *options, "-o", str(output)]) == 0
+        said = capsys.readouterr().err
+        assert said.startswith("repair-kernels: warning: the correction made the cross-entropy")
+        assert f"the {'aligned' if on_worse == 'aligned' else 'corrected'} network is" in said
+        with safe_open(output, framework="pt") as file:
+            made[on_worse] = file.metadata()["variant"]
+    assert made == {"aligned": "none", "warn": "forward"}
+
+
+@pytest.mark.parametrize("command", ["merge", "sweep"])
+def test_what_is_restored_is_an_option(pair, tmp_path, capsys, command):
+    options = ["--restore", "std", "--tap", "conv", "--batch-mean", "--variant", "forward"]
+    options += ["--no-plot"] if command == "sweep" else ["--no-assess"]
+    assert main([command, *pair, *options, "-o", str(tmp_path / "out.safetensors")]) == 0
+    assert main([command, *pair, "--variant", "reset_norm", "-o", str(tmp_path / "out")]) == 1
+    assert "has no BatchNorm" in capsys.readouterr().err
 
 
 def test_stats_then_match_gives_permutations_of_every_group(pair, tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,6 +113,29 @@ def test_a_group_whose_match_tap_has_no_matrix_is_matched_at_another_tap() -> No
     group = group_of(3, before=torch.arange(3)[:, None])
     perms = rk.match({"before": full, "tap": without}, {"group": group})
     assert perms["group"].indices.tolist() == [1, 2, 0]
+
+
+@given(st.integers(0, 1000))
+def test_the_mean_of_all_matching_taps_at_hand_decides(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    at_taps = {name: rng.uniform(-1, 1, (5, 5)) for name in ("early", "other", "tap")}
+    positions = torch.arange(5)[:, None]
+    group = replace(
+        group_of(5, early=positions, other=positions), match_taps=("early", "absent", "tap")
+    )
+    stats = {name: moments_of(corr) for name, corr in at_taps.items()}
+    order = rk.match(stats, {"group": group})["group"].indices.tolist()
+    mean = (at_taps["early"] + at_taps["tap"]) / 2
+    best = max(total(mean, held) for held in itertools.permutations(range(5)))
+    assert total(mean, order) == pytest.approx(best, abs=1e-12)
+
+
+def test_a_stream_is_matched_at_all_blocks_that_it_reaches() -> None:
+    model = CifarResNet((2, 2), (4, 8))
+    group = rk.trace(model, torch.zeros(2, 3, 8, 8)).groups["conv1"]
+    blocks = [f"layer{path}.relu_1" for path in ("1.0", "1.1", "2.0", "2.1")]
+    assert group.match_taps == ("relu", *blocks)
+    assert group.match_tap == "layer1.1.relu_1"
 
 
 def test_matched_correlation_is_the_mean_over_the_matched_pairs() -> None:

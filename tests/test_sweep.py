@@ -66,7 +66,7 @@ def test_a_sweep_computes_the_statistics_once() -> None:
 def test_a_point_of_a_sweep_is_a_repair(variant: str) -> None:
     path, _, _ = swept()
     a, b, x = mlps()
-    model = rk.repair(a, b, x.split(16), alpha=0.25, variant=variant).model
+    model = rk.repair(a, b, x.split(16), alpha=0.25, variant=variant, assess=False).model
     # Statistics at more taps than one variant needs have the same bits.
     assert path.values("loss", variant=variant)[1] == pytest.approx(evaluate(model)["loss"], 1e-6)
 

@@ -70,7 +70,7 @@ def membership_colours(count: int, axes: Sequence[np.ndarray]) -> np.ndarray:
     """
     colours = np.zeros(count, dtype=np.uint64)
     for salt, members in zip(salts(len(axes), stream=1), axes, strict=True):
-        colours[members[np.r_[True, members[1:] != members[:-1]]]] += salt
+        colours[members[np.diff(members, prepend=-1) > 0]] += salt
     return mix(colours)
 
 

@@ -42,26 +42,33 @@ def into_readers(
 ) -> Changes | None:
     """Change the weights of everything that reads the tap."""
     changed: Changes = {}
-    for reader, value, held in _readings(node, correction):
-        into = _into_norm if packet(reader) in RUNNING_NORMS else _into_layer
-        found = into(graph, state, reader, value, held)
+    for reading in _readings(node, correction):
+        found = into_reader(graph, state, *reading)
         if found is None:
             return None
         changed |= found
     return changed or None
 
 
+def into_reader(
+    graph: NetworkGraph, state: State, reader: Node, value: Node, correction: Correction
+) -> Changes | None:
+    """Change the weights of one reader."""
+    into = _into_norm if packet(reader) in RUNNING_NORMS else _into_layer
+    return into(graph, state, reader, value, correction)
+
+
 def _readings(node: Node, correction: Correction) -> Iterator[Reading]:
     """Yield what reads a value, seen through operators that a correction passes."""
     for user in node.users:
-        passed = _passed(user, node, correction)
-        if passed is None:
+        on = passed(user, node, correction)
+        if on is None:
             yield user, node, correction
         else:
-            yield from _readings(user, passed)
+            yield from _readings(user, on)
 
 
-def _passed(user: Node, value: Node, correction: Correction) -> Correction | None:
+def passed(user: Node, value: Node, correction: Correction) -> Correction | None:
     """Return the correction of an operator's result that is the same as that of its operand."""
     target = packet(user)
     if target in IDENTITIES:

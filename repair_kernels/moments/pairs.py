@@ -260,6 +260,19 @@ class PairedMoments:
             within_b=None if self.within_b is None else self.within_b[gather][:, gather],
         )
 
+    def scaled_b(self, scale: Tensor) -> PairedMoments:
+        """Multiply b's channels: channel i of the result is `scale[i]` times channel i of this."""
+        scale = as_total(scale).to(self.mean_b.device)
+        check_vectors(mean_b=self.mean_b, scale=scale)
+        return replace(
+            self,
+            mean_b=self.mean_b * scale,
+            m2_b=self.m2_b * scale.square(),
+            cross=None if self.cross is None else self.cross * scale,
+            diagonal=None if self.diagonal is None else self.diagonal * scale,
+            within_b=None if self.within_b is None else self.within_b * scale.outer(scale),
+        )
+
     def to(self, device: torch.device | str) -> PairedMoments:
         """Return the same moments on another device."""
         return self._with(lambda tensor: tensor.to(device))
