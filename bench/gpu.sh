@@ -21,7 +21,7 @@
 # stages together: later stages are cut short or left out.
 #
 # A run of under ten minutes, packed into one file:
-#   LIMIT=560 bench/gpu.sh /tmp/gpu kernels errors ceilings paired; tar czf gpu.tgz -C /tmp gpu
+#   LIMIT=560 bench/gpu.sh gpu kernels errors ceilings paired; tar czf gpu.tgz gpu
 set -uo pipefail
 cd "$(dirname "$0")/.."
 

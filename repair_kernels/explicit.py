@@ -6,6 +6,7 @@ tap inside a module's forward can only be reached in the graph: then the network
 """
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,14 +51,12 @@ def explicit_layers(
 ) -> dict[str, ChannelAffine]:
     """Return the layers that `attach` put at taps, as the model holds them."""
     if isinstance(model, GraphNetwork):
-        return {tap: _as_layer(model.channel_affines[tap.replace(".", "/")]) for tap in taps}
+        layers = model.channel_affines
+        return {tap: cast(ChannelAffine, layers[tap.replace(".", "/")]) for tap in taps}
     modules = {tap: model.get_submodule(graph.tap(tap).module or "") for tap in taps}
-    return {tap: _as_layer(module.get_submodule(LAYER)) for tap, module in modules.items()}
-
-
-def _as_layer(module: nn.Module) -> ChannelAffine:
-    assert isinstance(module, ChannelAffine)
-    return module
+    return {
+        tap: cast(ChannelAffine, module.get_submodule(LAYER)) for tap, module in modules.items()
+    }
 
 
 def _attach_to(module: nn.Module, layer: ChannelAffine) -> None:

@@ -117,8 +117,7 @@ def take(node: Node, track: Tracker, x: Node, dim: int, index: np.ndarray) -> Ax
 
 def _take_factor(track: Tracker, value: Dims, factor: Factor, index: np.ndarray, why: str) -> Dims:
     """Return a value's factors with these positions of a joint's factor; one position is none."""
-    joint = factor.of
-    assert isinstance(joint, Joint)
+    joint = cast(Joint, factor.of)
     kept = joint.vertices.take(index, joint.factors.index(factor))
     track.channels.occur(kept.reshape(-1), why)
     left = [f for f in joint.factors if f is not factor or len(index) > 1]
