@@ -1,7 +1,7 @@
 """Rules of operators that take axes apart and put them together: pad, slice, index, split, cat."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
