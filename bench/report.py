@@ -52,7 +52,7 @@ def ablation_table() -> str:
     lines.append("|---" * (len(pairs) + 1) + "|")
     ends = [" / ".join(percent(end) for end in pair["endpoints"]) for pair in pairs]
     lines.append(f"| endpoints | {' | '.join(ends)} |")
-    for way in dict.fromkeys(label for pair in pairs for label in pair["ways"]):
+    for way in max((pair["ways"] for pair in pairs), key=len):
         merged = [pair["ways"].get(way) for pair in pairs]
         cells = [percent(metrics) if metrics else "–" for metrics in merged]
         lines.append(f"| {way} | {' | '.join(cells)} |")
