@@ -46,25 +46,39 @@ class Answers:
         return (found - wanted).square().mean() / size
 
 
+@dataclass(frozen=True)
+class EndpointAnswers:
+    """Images, and what each endpoint answers to them; `at` interpolates."""
+
+    images: Tensor
+    a: Tensor
+    b: Tensor
+    are_probabilities: bool
+
+    def at(self, alpha: float) -> Answers:
+        """Return the answers wanted of the network at alpha, the weight of network b."""
+        return Answers(self.images, self.a.lerp(self.b, alpha), self.are_probabilities)
+
+
 def endpoint_answers(
-    graph: NetworkGraph, ends: tuple[State, State], alpha: float, data: Iterable[Tensor]
-) -> Answers:
-    """Run both endpoints over the data, and keep the data.
+    graph: NetworkGraph, ends: tuple[State, State], data: Iterable[Tensor]
+) -> EndpointAnswers:
+    """Run both endpoints over the data once, and keep the data.
 
     Args:
-        ends: weights of both endpoints, in one order of channels
-        alpha: weight of network b
+        ends: weights of both endpoints
     """
-    images, wanted = [], []
+    images: list[Tensor] = []
+    answers: tuple[list[Tensor], list[Tensor]] = [], []
     are_probabilities = False
     placed = None
     with torch.no_grad():
         for batch in data:
             placed = placed or [as_mapping(state, batch.device) for state in ends]
-            a, b = (first_tensor(output).float() for output in execute(graph, placed, batch))
-            are_probabilities = a.dim() == 2 and a.shape[1] > 1
-            if are_probabilities:
-                a, b = a.softmax(dim=1), b.softmax(dim=1)
             images.append(batch.cpu())
-            wanted.append(a.lerp(b, alpha))
-    return Answers(torch.cat(images), torch.cat(wanted), are_probabilities)
+            for held, output in zip(answers, execute(graph, placed, batch), strict=True):
+                found = first_tensor(output).float()
+                are_probabilities = found.dim() == 2 and found.shape[1] > 1
+                held.append(found.softmax(dim=1) if are_probabilities else found)
+    a, b = (torch.cat(held) for held in answers)
+    return EndpointAnswers(torch.cat(images), a, b, are_probabilities)

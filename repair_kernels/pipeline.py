@@ -51,8 +51,8 @@ def repair(
     Args:
         model_a, model_b: networks of one architecture, trained apart; left as they are
         batches: calibration data, such as 5,000 training images; read once, once more by every
-            variant but "closed_form", and once more to assess the result; with class numbers as
-            second item, if there are any
+            variant but "closed_form" ("distilled": twice), and once more to assess the result; with
+            class numbers as second item, if there are any
         alpha: weight of network b, in [0, 1]; 0 and 1 give a and the permuted b back
         variant: "distilled", "forward", "sequential", "closed_form", "reset_norm", or "none" to
             align only; docs/repair.md says what each does and takes. "distilled" gives the best

@@ -27,7 +27,7 @@ from repair_kernels.taps import Tap
 
 VARIANTS = ("forward", "closed_form", "sequential", "distilled", "reset_norm")
 READS_DATA = ("forward", "sequential", "distilled", "reset_norm")
-"""Variants that read the data, once more than the endpoints' statistics do."""
+"""Variants that read the data again after the endpoints' statistics."""
 
 
 @dataclass(frozen=True)
@@ -158,14 +158,21 @@ def correct_distilled(merged: Interpolated) -> list[Corrections]:
     See `distillation.py`. All images are held in memory, and alphas take turns.
     """
     starts = correct_forward(merged)
-    found = []
-    for state, alpha, goals, start in zip(
-        merged.states, merged.alphas, merged.goals(), starts, strict=True
-    ):
-        answers = endpoint_answers(merged.graph, merged.ends, alpha, merged.data.pieces())
-        affines = distil(merged.graph, state, start.affines, goals, answers, restore=merged.restore)
-        found.append(Corrections(affines))
-    return found
+    answers = endpoint_answers(merged.graph, merged.ends, merged.data.pieces())
+    each = zip(merged.states, merged.alphas, merged.goals(), starts, strict=True)
+    return [
+        Corrections(
+            distil(
+                merged.graph,
+                state,
+                start.affines,
+                goals,
+                answers.at(alpha),
+                restore=merged.restore,
+            )
+        )
+        for state, alpha, goals, start in each
+    ]
 
 
 def reset_norms(merged: Interpolated) -> list[Corrections]:
@@ -210,8 +217,8 @@ def correct(
 ) -> list[Corrections]:
     """Return what a variant changes, for each of some interpolated weight sets.
 
-    "forward" reads the data once for all of them, "sequential" and "reset_norm" once for each,
-    "distilled" does both, and "closed_form" not at all.
+    "forward" reads the data once for all of them, "distilled" twice, "sequential" and "reset_norm"
+    once for each, and "closed_form" not at all.
 
     Args:
         states, alphas: the weight sets, and the weight of network b in each

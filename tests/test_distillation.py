@@ -52,7 +52,7 @@ class Distillation:
         found = correct(self.graph, [self.state], ends, data, stats, taps, [alpha], "forward")
         self.start = found[0].affines
         self.goals = {tap: goal(stats[tap], alpha) for tap in taps}
-        self.answers = endpoint_answers(self.graph, ends, alpha, data)
+        self.answers = endpoint_answers(self.graph, ends, data).at(alpha)
 
     def run(self, recipe: Recipe = SHORT, restore: str = "both") -> dict[str, ChannelAffine]:
         return distil(

@@ -57,8 +57,8 @@ def test_a_sweep_evaluates_the_endpoints_once_and_every_merged_network_once() ->
 
 def test_a_sweep_computes_the_statistics_once() -> None:
     _, _, batches = swept()
-    # And one pass for both alphas of "forward", and one for each of "sequential".
-    assert batches.passes == 1 + 1 + 2
+    # One pass for both alphas of "forward", two of "distilled", and one for each of "sequential".
+    assert batches.passes == 1 + 1 + 2 + 2
     assert batches.read == 3 * batches.passes
 
 
