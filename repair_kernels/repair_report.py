@@ -89,9 +89,11 @@ class RepairReport:
             lines.append(f"channels that cancel out, left alone: {sum(self.cancelled.values())}")
         worst = self.worst()
         if worst is not None:
+            goals = "goals on the calibration data"
+            if self.variant == "distilled":
+                goals = "statistics, which distillation leaves for the answers' sake"
             lines.append(
-                f"goals on the calibration data: means within {worst.mean:.1e} of a std, stds "
-                f"within {worst.std:.1e}"
+                f"{goals}: means within {worst.mean:.1e} of a std, stds within {worst.std:.1e}"
             )
         if self.losses is not None:
             lines.append(
