@@ -115,27 +115,12 @@ def _cifar_resnet18(dataset: str, classes: int) -> Recipe:
     )
 
 
-def _mlp_of_depth(depth: int) -> Recipe:
-    """Return figure 3's recipe; the norm of the gradient is ours, for depths from 30 on."""
-    return Recipe(
-        model="models.mlp:MLP",
-        options={"depth": depth, "width": 128},
-        dataset="mnist",
-        batch_size=1000,
-        epochs=50,
-        lr=0.05,
-        decay="linear",
-        warmup=0.1,
-        clip=1.0,
-    )
-
-
-def _mlp_of_width(dataset: str, width: int) -> Recipe:
-    """Return figure 6's recipe for ten hidden layers; the norm of the gradient is ours."""
+def _mlp(dataset: str, depth: int, width: int, **changes) -> Recipe:
+    """Return the recipe of figures 3 and 6; what limits the gradient is ours, for deep ones."""
     colour = dataset in ("cifar10", "svhn")
-    return Recipe(
+    recipe = Recipe(
         model="models.mlp:MLP",
-        options={"depth": 10, "width": width, "in_features": 3072 if colour else 784},
+        options={"depth": depth, "width": width, "in_features": 3072 if colour else 784},
         dataset=dataset,
         batch_size=2000,
         epochs=100,
@@ -146,6 +131,7 @@ def _mlp_of_width(dataset: str, width: int) -> Recipe:
         translate=4,
         clip=1.0,
     )
+    return replace(recipe, **changes)
 
 
 def _vgg(depth: int) -> Recipe:
@@ -163,19 +149,19 @@ def _vgg(depth: int) -> Recipe:
     )
 
 
-def fast(recipe: Recipe, epochs: int, batch_size: int = 1000) -> Recipe:
+def fast(recipe: Recipe, epochs: int, batch_size: int = 1000, lr: float | None = None) -> Recipe:
     """Return the recipe as one would train for minutes today.
 
     One cycle of the learning rate with Nesterov's momentum, each image mirrored every second
-    epoch, and neither cutout nor label smoothing, which pay in long trainings. The learning rate
-    goes with the root of the batch. bf16, channels-last and `torch.compile` are
+    epoch, and neither cutout nor label smoothing, which pay in long trainings. Unless it is given,
+    the learning rate goes with the root of the batch. bf16, channels-last and `torch.compile` are
     `models.train.train`'s.
     """
     return replace(
         recipe,
         batch_size=batch_size,
         epochs=epochs,
-        lr=recipe.lr * math.sqrt(batch_size / recipe.batch_size),
+        lr=recipe.lr * math.sqrt(batch_size / recipe.batch_size) if lr is None else lr,
         decay="linear",
         warmup=0.2,
         nesterov=True,
@@ -253,9 +239,16 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         f"cifar{classes}_resnet18": _cifar_resnet18(f"cifar{classes}", classes)
         for classes in (10, 100)
     }
-    | {f"mnist_mlp{depth}": _mlp_of_depth(depth) for depth in (1, 5, 10, 20, 30, 35, 40, 50)}
     | {
-        f"{name}_mlp10x{width}": _mlp_of_width(name, width)
+        f"mnist_mlp{depth}": _mlp("mnist", depth, 128, epochs=50, translate=0)
+        for depth in (1, 5, 10, 20, 30, 35, 40, 50)
+    }
+    | {
+        f"mnist_mlp5_lr{lr}": _mlp("mnist", 5, 128, epochs=50, translate=0, lr=lr)
+        for lr in (0.025, 0.05, 0.1, 0.2)
+    }
+    | {
+        f"{name}_mlp10x{width}": _mlp(name, 10, width)
         for name in ("mnist", "fashion", "svhn", "cifar10")
         for width in (64, 128, 256, 512)
     }
