@@ -60,6 +60,7 @@ LAYERS = (
         "assembly",
         "assessment",
         "calibration",
+        "metrics",
         "evaluation",
     ),
     ("alignment", "repair_report", "pipeline"),
