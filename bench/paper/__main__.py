@@ -42,7 +42,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 3 if time ran out or something was not there."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 1 if a point failed, 3 if time ran out or something was not there.
+    """
     options = parser().parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -64,9 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.minutes is not None:
         settings.deadline = time.monotonic() + 60 * options.minutes
     left = run(options.only or list(EXPERIMENTS), settings, options.series)
-    for line in left:
-        print(f"not run: {line}")
-    return 3 if left else 0
+    for point in left:
+        print(f"{'failed' if point.failed else 'not run'}: {point.title}: {point.reason}")
+    return 1 if any(point.failed for point in left) else 3 if left else 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,20 @@ from models.datasets import DataNotFoundError
 from models.run import replacing
 
 
-def run(names: Sequence[str], settings: Settings, series: str | None = None) -> list[str]:
-    """Run experiments, the most telling points first; return what was not run, and why."""
+@dataclass(frozen=True)
+class NotRun:
+    """A point that has no result, and why; `failed`: because of an error, which is printed."""
+
+    title: str
+    reason: str
+    failed: bool = False
+
+
+def run(names: Sequence[str], settings: Settings, series: str | None = None) -> list[NotRun]:
+    """Run experiments, the most telling points first; return what was not run.
+
+    A point that fails does not keep the others from being run.
+    """
     size = settings.size
     todo = [
         (point.rank, name, point)
@@ -43,9 +57,12 @@ def run(names: Sequence[str], settings: Settings, series: str | None = None) -> 
                 print(title, flush=True)
                 run_point(name, point, (2 * pair, 2 * pair + 1), settings)
             except OutOfTimeError:
-                left.append(f"{title}: no time left")
+                left.append(NotRun(title, "no time left"))
             except (DataNotFoundError, MissingError) as error:
-                left.append(f"{title}: {error}")
+                left.append(NotRun(title, str(error)))
+            except (RuntimeError, ValueError) as error:
+                traceback.print_exc()
+                left.append(NotRun(title, str(error), failed=True))
     return left
 
 

@@ -95,6 +95,24 @@ def test_without_time_nothing_is_run_and_what_is_left_is_said(
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_a_point_that_fails_keeps_no_other_from_being_run(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def fail_at_5(recipe, *arguments, **given):
+        if recipe.options["depth"] > 1:
+            raise RuntimeError("the loss is not finite")
+        return trained(recipe, *arguments, **given)
+
+    arguments = ["--size", "smoke", "--device", "cpu", "--only", "mlp_depth"]
+    arguments += ["--out", str(tmp_path), "--endpoints", str(folders[1])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.paper.sources.trained", fail_at_5)
+        assert main(arguments) == 1
+    said = capsys.readouterr().out
+    assert "failed: mlp_depth: MLP, MNIST, 5, seeds 0 and 1: the loss is not finite" in said
+    assert [row["x"] for row in read_rows(tmp_path / "mlp_depth-smoke.json")] == [1]
+
+
 def test_a_training_that_is_cut_off_goes_on_and_gives_the_same_networks(tmp_path: Path) -> None:
     recipe = fast(RECIPES["mnist_mlp1"], 3, batch_size=20)
     images = torch.randint(256, (60, 1, 28, 28), dtype=torch.uint8)

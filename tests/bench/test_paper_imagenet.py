@@ -73,12 +73,13 @@ def test_labels_are_the_places_of_the_classes_names(folder: Path) -> None:
 def test_without_images_or_networks_the_run_says_what_it_needs(
     folder: Path, tmp_path: Path, small: None
 ) -> None:
-    [line] = run(["imagenet"], settings(tmp_path, imagenet=folder))
-    assert line.endswith(
+    [left] = run(["imagenet"], settings(tmp_path, imagenet=folder))
+    assert not left.failed
+    assert left.reason == (
         "needs two trained networks: --checkpoints with resnet18_a.* and resnet18_b.*"
     )
     for end in "ab":
         state = imagenet.NETWORKS["resnet18"](classes=3).state_dict()
         torch.save(state, tmp_path / f"resnet18_{end}.pth")
-    [line] = run(["imagenet"], settings(tmp_path, checkpoints=tmp_path))
-    assert line.endswith("needs ImageNet: --imagenet with `train` and `val`")
+    [left] = run(["imagenet"], settings(tmp_path, checkpoints=tmp_path))
+    assert left.reason == "needs ImageNet: --imagenet with `train` and `val`"
