@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,8 @@ def _read_svhn(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """Read cropped digits: `X` (32, 32, 3, n), `y` (n, 1), where 10 stands for the digit 0."""
     if not path.is_file():
         return None
+    import scipy.io  # Takes longer to import than all the rest.
+
     try:
         held = scipy.io.loadmat(path)
         images, labels = held["X"], held["y"].reshape(-1)

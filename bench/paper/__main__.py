@@ -13,6 +13,7 @@ from bench.paper.experiments import EXPERIMENTS
 from bench.paper.run import run
 from bench.paper.sizes import SIZES
 from bench.paper.sources import Settings
+from models.run import PRECISIONS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,8 +27,10 @@ def parser() -> argparse.ArgumentParser:
     add("--size", choices=SIZES, required=True, help="smoke: seconds; cpu: an hour; full: a GPU")
     add("--only", nargs="+", choices=EXPERIMENTS, metavar="NAME", help="experiments; default: all")
     add("--series", help="one line of the experiments' pictures, such as LayerNorm")
+    add("--at", nargs="+", type=float, metavar="X", help="some depths or widths of that line")
     add("--recipe", choices=("fast", "paper"), default="fast", help="at full size (default: fast)")
     add("--epochs", type=int, help="of every training, in place of the recipe's")
+    add("--precision", choices=PRECISIONS, help="to train in (default: bf16 on a GPU)")
     add("--pairs", type=int, default=1, help="pairs of seeds (default: 1)")
     add("--minutes", type=float, help="stop after that time; the next run goes on")
     add("--train-only", action="store_true", help="train the endpoints, measure nothing")
@@ -57,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         kind=options.recipe,
         epochs=options.epochs,
         pairs=options.pairs,
+        precision=options.precision,
         compiled=options.compile,
         cache=options.endpoints,
         imagenet=options.imagenet,
@@ -67,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings.out = options.out
     if options.minutes is not None:
         settings.deadline = time.monotonic() + 60 * options.minutes
-    left = run(options.only or list(EXPERIMENTS), settings, options.series)
+    left = run(options.only or list(EXPERIMENTS), settings, options.series, options.at)
     for point in left:
         print(f"{'failed' if point.failed else 'not run'}: {point.title}: {point.reason}")
     return 1 if any(point.failed for point in left) else 3 if left else 0

@@ -51,6 +51,11 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
+def default_precision(device: torch.device) -> str:
+    """Return in what to train: bf16 (mixed) on a GPU, else float32."""
+    return "bf16" if device.type == "cuda" else "float32"
+
+
 def key_of(recipe: Recipe, images: Mapping[str, Any], precision: str) -> str:
     """Return the hash of a training, but for its seed."""
     training = {"recipe": settings_of(recipe), "images": dict(images), "precision": precision}
@@ -65,6 +70,7 @@ def trained(
     *,
     images: Mapping[str, Any],
     device: torch.device,
+    precision: str | None = None,
     compiled: bool = False,
     deadline: float | None = None,
     cache: Path | None = None,
@@ -77,6 +83,7 @@ def trained(
         seeds: of each
         images: what the images are, in words and numbers: part of the hash
         device: where to train
+        precision: see `default_precision`
         compiled: whether to compile the networks
         deadline: `time.monotonic()` at which training stops
         cache: folder; default: `cache_folder()`
@@ -85,7 +92,7 @@ def trained(
     Raises:
         OutOfTimeError: when the deadline comes first
     """
-    precision = "bf16" if device.type == "cuda" else "float32"
+    precision = precision or default_precision(device)
     # Networks of one training that see different images are told apart by `images`, not by seed.
     folder = (cache or cache_folder()) / key_of(recipe, images, precision)
     files = [folder / f"seed{seed}.safetensors" for seed in seeds]

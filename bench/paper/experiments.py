@@ -147,7 +147,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "vgg_depth": Experiment(
         title="VGG on CIFAR-10: depth",
         figure="Fig. 6 right",
-        claim="REPAIR restores VGGs of every depth to within four points of their endpoints.",
+        claim="REPAIR restores VGGs of every depth to within about four points of their endpoints.",
         ways=NETWORK_WAYS,
         points=tuple(_vgg(depth) for depth in (11, 13, 16, 19)),
         axis="depth",

@@ -66,9 +66,8 @@ def _draw_panels(
     columns = min(3, max(len(series), len(metrics))) if len(metrics) == 1 else len(metrics)
     panels = [(name, metric) for name in series for metric in metrics]
     lines = math.ceil(len(panels) / columns)
-    figure = Figure(
-        figsize=(PANEL[0] * columns, PANEL[1] * lines + 0.9), dpi=DPI, layout="constrained"
-    )
+    width = PANEL[0] * columns if columns > 1 else 6.0
+    figure = Figure(figsize=(width, PANEL[1] * lines + 0.9), dpi=DPI, layout="constrained")
     figure.suptitle(title)
     grid = list(figure.subplots(lines, columns, squeeze=False).flat)
     handles: dict[str, Any] = {}
@@ -80,7 +79,13 @@ def _draw_panels(
             handles.setdefault(label, handle)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, fontsize="small")
+    figure.legend(
+        handles.values(),
+        handles,
+        loc="outside lower center",
+        ncols=3 if columns > 1 else 2,
+        fontsize="small",
+    )
     with replacing(file) as temporary:
         figure.savefig(temporary, format="png")
 
@@ -169,15 +174,23 @@ def _published(name: str) -> Known:
 
 
 def _draw_published(axes: Axes, known: Mapping[float, Published]) -> None:
-    for what, way in (("aligned", "aligned"), ("repaired", "forward")):
-        axes.plot(
-            list(known),
-            [getattr(found, what) for found in known.values()],
-            linestyle="none",
-            marker="x",
-            color=WAYS[way].colour,
-            label=f"published, {what}",
-        )
+    marks = (
+        ("aligned", "aligned", "aligned"),
+        ("REPAIR", "repaired", "forward"),
+        ("REPAIR, closed form", "closed_form", "closed_form"),
+    )
+    for label, name, way in marks:
+        values = {x: getattr(found, name) for x, found in known.items()}
+        values = {x: value for x, value in values.items() if value is not None}
+        if values:
+            axes.plot(
+                list(values),
+                list(values.values()),
+                linestyle="none",
+                marker="x",
+                color=WAYS[way].colour,
+                label=f"published: {label}",
+            )
 
 
 def _draw_collapse(axes: Axes, rows: Rows, metric: str) -> None:

@@ -93,11 +93,10 @@ def _section(name: str, sizes: Mapping[str, Rows]) -> str:
     for size in sizes:
         for stem in _pictures(name, size, experiment):
             parts.append(f"![{experiment.title}](../bench/results/paper/{stem}.png)\n")
-    if sizes:
-        parts.append(_table(name, experiment, sizes) + "\n")
+    parts += [f"{table}\n" for table in [_table(name, experiment, sizes)] if table]
     if experiment.split:
         parts.append(_split_lines(sizes) + SPLIT + "\n")
-    missing = _missing(experiment, sizes)
+    missing = _named_together(experiment, _missing(experiment, sizes))
     if missing:
         parts.append(f"Not run at full size: {missing}.\n")
     if sizes:
@@ -134,7 +133,12 @@ def _table(name: str, experiment: Experiment, sizes: Mapping[str, Rows]) -> str:
         cells += [_percent(mean([end["accuracy"] for row in rows for end in row["endpoints"]]))]
         cells += [_midpoints(rows, way) for way in ways]
         lines.append(f"| {' | '.join([*cells, verdict(rows, known, size)])} |")
-    return "\n".join(lines)
+    for point in _missing(experiment, sizes):
+        known = PUBLISHED.get((name, point.series, point.x))
+        if known is not None:
+            cells = [point.series, *([f"{point.x:g}"] if axis else []), "full", _published(known)]
+            lines.append(f"| {' | '.join([*cells, *'–' * (1 + len(ways)), 'not run'])} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def _named(series: str, row: Mapping[str, Any]) -> str:
@@ -157,7 +161,8 @@ def _epochs(row: Mapping[str, Any], name: str) -> str:
         if (point.series, point.x) == (row["series"], row["x"])
     )
     images = row["identity"]["images"]
-    return f"{recipe['epochs']} of {published} on {images['train']:,} of {images['set']}"
+    mixed = ", bf16" if row["identity"]["precision"] == "bf16" else ""
+    return f"{recipe['epochs']} of {published} on {images['train']:,} of {images['set']}{mixed}"
 
 
 def _published(known: Published | None) -> str:
@@ -216,15 +221,23 @@ def _split_lines(sizes: Mapping[str, Rows]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _missing(experiment: Experiment, sizes: Mapping[str, Rows]) -> str:
+def _missing(experiment: Experiment, sizes: Mapping[str, Rows]) -> list[Point]:
+    """Return the points that were not run at full size."""
     done = {(row["series"], row["x"]) for row in sizes.get("full", ())}
+    return [
+        point
+        for point in experiment.points
+        if "full" in point.sizes and (point.series, point.x) not in done
+    ]
+
+
+def _named_together(experiment: Experiment, points: Sequence[Point]) -> str:
     left: dict[str, list[Point]] = {}
-    for point in experiment.points:
-        if "full" in point.sizes and (point.series, point.x) not in done:
-            left.setdefault(point.series, []).append(point)
+    for point in points:
+        left.setdefault(point.series, []).append(point)
     return "; ".join(
-        f"{series} {', '.join(f'{point.x:g}' for point in points)}" if experiment.axis else series
-        for series, points in left.items()
+        f"{series} {', '.join(f'{point.x:g}' for point in same)}" if experiment.axis else series
+        for series, same in left.items()
     )
 
 

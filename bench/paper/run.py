@@ -36,17 +36,30 @@ class NotRun:
     failed: bool = False
 
 
-def run(names: Sequence[str], settings: Settings, series: str | None = None) -> list[NotRun]:
+def run(
+    names: Sequence[str],
+    settings: Settings,
+    series: str | None = None,
+    places: Sequence[float] | None = None,
+) -> list[NotRun]:
     """Run experiments, the most telling points first; return what was not run.
 
     A point that fails does not keep the others from being run.
+
+    Args:
+        names: of experiments
+        settings: how they are run
+        series: the only line of their pictures
+        places: the only x on these lines
     """
     size = settings.size
     todo = [
         (point.rank, name, point)
         for name in names
         for point in EXPERIMENTS[name].points
-        if size.name in point.sizes and series in (None, point.series)
+        if size.name in point.sizes
+        and series in (None, point.series)
+        and (places is None or point.x in places)
     ]
     left = []
     for pair in range(settings.pairs):

@@ -65,9 +65,11 @@ def recipe_at(size: Size, recipe: Recipe, epochs: int, kind: str = "fast") -> Re
     if size.name == "full" and kind == "paper":
         return recipe
     if is_mlp(recipe):
-        # Small batches at the same rate: MLPs that were trained at smaller ones merge worse.
+        # Small batches at the same rate: MLPs that were trained at smaller ones merge worse. Very
+        # deep ones do not learn at it in a few epochs.
         small = 500 if size.name == "full" else 250
-        return fast(recipe, epochs, batch_size=small, lr=recipe.lr)
+        lr = recipe.lr * min(1.0, 20 / recipe.options["depth"])
+        return fast(recipe, epochs, batch_size=small, lr=lr)
     if size.name == "cpu":
         return fast(narrow(recipe), 8, batch_size=125)
     return fast(recipe, epochs)

@@ -17,7 +17,7 @@ from torch import nn
 from bench.imagenet_stats import CROPPED
 from bench.paper import imagenet
 from bench.paper.baselines import split_baselines
-from bench.paper.endpoints import ROOT, labelled, settings_of, trained
+from bench.paper.endpoints import ROOT, default_precision, labelled, settings_of, trained
 from bench.paper.experiments import Experiment, Point
 from bench.paper.images import SHARE, ImageData, split_by_class
 from bench.paper.sizes import Size, recipe_at
@@ -41,6 +41,7 @@ class Settings:
         kind: of recipe at full size: "fast" or "paper"
         epochs: of every recipe; None: as it says
         pairs: how many pairs of seeds
+        precision: to train in; None: see `endpoints.default_precision`
         compiled: whether networks are compiled for training
         deadline: `time.monotonic()` at which to stop
         cache: folder of endpoints; None: see `endpoints.cache_folder`
@@ -55,6 +56,7 @@ class Settings:
     kind: str = "fast"
     epochs: int | None = None
     pairs: int = 1
+    precision: str | None = None
     compiled: bool = False
     deadline: float | None = None
     cache: Path | None = None
@@ -62,6 +64,11 @@ class Settings:
     checkpoints: Path | None = None
     image_size: int = CROPPED
     train_only: bool = False
+
+    def training(self, recipe: Recipe, images: dict[str, Any]) -> dict[str, Any]:
+        """Return what identifies endpoints that are trained so on these images."""
+        precision = self.precision or default_precision(self.device)
+        return {"recipe": settings_of(recipe), "images": images, "precision": precision}
 
     def recipe(self, point: Point) -> Recipe:
         """Return how a point's endpoints are trained."""
@@ -127,6 +134,7 @@ def _trained(point: Point, seeds: tuple[int, int], settings: Settings) -> Source
             seeds,
             images=images,
             device=device,
+            precision=settings.precision,
             compiled=settings.compiled,
             deadline=settings.deadline,
             cache=settings.cache,
@@ -134,7 +142,7 @@ def _trained(point: Point, seeds: tuple[int, int], settings: Settings) -> Source
         facts = {"training": _trainings(reports), "test": len(data.test)}
         return Opened(models, data.calibration(size.calibration, device), data.tests(device), facts)
 
-    return Source({"recipe": settings_of(recipe), "images": images}, open_pair)
+    return Source(settings.training(recipe, images), open_pair)
 
 
 def _trainings(reports: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -164,6 +172,7 @@ def _split(point: Point, seeds: tuple[int, int], settings: Settings) -> Source:
             with_seeds,
             images=images | ({"part": part} if part else {}),
             device=device,
+            precision=settings.precision,
             compiled=settings.compiled,
             deadline=settings.deadline,
             cache=settings.cache,
@@ -181,7 +190,7 @@ def _split(point: Point, seeds: tuple[int, int], settings: Settings) -> Source:
         facts = {"training": _trainings(reports), "test": len(data.test), "baselines": baselines}
         return Opened(models, data.calibration(size.calibration, device), data.tests(device), facts)
 
-    return Source({"recipe": settings_of(recipe), "images": images, "split": SHARE}, open_pair)
+    return Source({**settings.training(recipe, images), "split": SHARE}, open_pair)
 
 
 def _of_others(pair: Pair, settings: Settings) -> Source:

@@ -86,6 +86,21 @@ def test_a_row_with_other_endpoints_takes_the_place_of_the_old_one(
     assert rows[0] == row
 
 
+def test_one_point_can_be_run_alone_and_in_another_precision(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--size", "smoke", "--device", "cpu", "--only", "mlp_depth", "--at", "5"]
+    arguments += ["--series", "MLP, MNIST", "--precision", "bf16", "--train-only"]
+    assert main([*arguments, "--out", str(tmp_path), "--endpoints", str(tmp_path)]) == 0
+    assert "mlp_depth: MLP, MNIST, 1," not in capsys.readouterr().out
+    reports = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("*/seed*.json"))]
+    assert [(report["seed"], report["precision"]) for report in reports] == [
+        (0, "bf16"),
+        (1, "bf16"),
+    ]
+    assert not list(tmp_path.glob("*.json"))  # Trained only.
+
+
 def test_without_time_nothing_is_run_and_what_is_left_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
