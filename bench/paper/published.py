@@ -1,7 +1,7 @@
 """What the paper's authors measured, at alpha = .5, in per cent of the test images.
 
 Source: the results that the authors committed with their notebooks (github.com/KellerJordan/REPAIR)
-and, for ImageNet, REPAIR (Jordan et al., 2023). Split-data figures are losses.
+and, for ImageNet, REPAIR (Jordan et al., 2023).
 """
 
 from __future__ import annotations
@@ -80,8 +80,3 @@ PUBLISHED: Mapping[Key, Published] = {
     ("imagenet", "ResNet50", 50): Published(76.6, None, 53.4, blocks=56.5),
     ("imagenet", "ResNet50, double width", 100): Published(77.3, None, 62.5, blocks=64.2),
 }
-
-SPLIT = (
-    "Published for CIFAR-100, as test losses: endpoints 1.45 and 1.49, merged with REPAIR 1.297 at "
-    "alpha = .3, ensemble .911, trained on all the data .750."
-)

@@ -17,7 +17,7 @@ from typing import Any
 from bench.paper.endpoints import ROOT
 from bench.paper.experiments import EXPERIMENTS, Experiment, Point
 from bench.paper.figures import draw, mean, midpoint
-from bench.paper.published import PUBLISHED, SPLIT, Published
+from bench.paper.published import PUBLISHED, Published
 from bench.paper.sources import Settings
 from bench.paper.ways import WAYS
 from models.recipes import RECIPES
@@ -95,7 +95,9 @@ def _section(name: str, sizes: Mapping[str, Rows]) -> str:
             parts.append(f"![{experiment.title}](../bench/results/paper/{stem}.png)\n")
     parts += [f"{table}\n" for table in [_table(name, experiment, sizes)] if table]
     if experiment.split:
-        parts.append(_split_lines(sizes) + SPLIT + "\n")
+        parts += _split_lines(sizes)
+    if experiment.note:
+        parts.append(f"{experiment.note}\n")
     missing = _named_together(experiment, _missing(experiment, sizes))
     if missing:
         parts.append(f"Not run at full size: {missing}.\n")
@@ -200,7 +202,7 @@ def verdict(rows: Rows, known: Published | None, size: str) -> str:
     return f"{word}: " + ", ".join(f"{label} {value:+.1f}" for label, value in best.items())
 
 
-def _split_lines(sizes: Mapping[str, Rows]) -> str:
+def _split_lines(sizes: Mapping[str, Rows]) -> list[str]:
     lines = []
     for size, rows in sizes.items():
         for row in rows:
@@ -218,7 +220,7 @@ def _split_lines(sizes: Mapping[str, Rows]) -> str:
                 f"{min(held['ensemble']['loss']):.3f}; trained on all the data "
                 f"{held['full']['loss']:.3f}.\n"
             )
-    return "\n".join([*lines, ""])
+    return lines
 
 
 def _missing(experiment: Experiment, sizes: Mapping[str, Rows]) -> list[Point]:
