@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from bench.ablation import PAPER, realigned
+from bench.ways import PAPER, realigned
 from repair_kernels.alignment import AlignedPair
 from repair_kernels.permutation import Permutation
 
@@ -54,8 +54,8 @@ def aligned_for(pair: AlignedPair, names: Iterable[str]) -> dict[str, AlignedPai
     """Return for each way the pair in the order that it asks for."""
     wanted = {WAYS[name].alignment for name in names}
     pairs = {"ours": pair}
-    if "paper" in wanted:
-        pairs["paper"] = realigned(pair, PAPER)
+    if "paper" in wanted and (paper := realigned(pair, PAPER)) is not None:
+        pairs["paper"] = paper
     if "none" in wanted:
         pairs["none"] = _unaligned(pair)
     return {name: pairs[WAYS[name].alignment] for name in names}

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from bench.ablation import PAPER, realigned
 from bench.paper.baselines import bias_corrected, split_baselines
 from bench.paper.endpoints import trained
 from bench.paper.experiments import EXPERIMENTS
@@ -14,6 +13,7 @@ from bench.paper.images import ImageData, split_by_class
 from bench.paper.pieces import endpoints_of, main, pack, unpack
 from bench.paper.sizes import SIZES, recipe_at
 from bench.paper.ways import WAYS, aligned_for
+from bench.ways import PAPER, realigned
 from models import datasets
 from models.recipes import RECIPES, fast
 from models.resnet import CifarResNet
