@@ -176,8 +176,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         points=tuple(_deep_mlp(depth) for depth in (1, 5, 10, 20, 30, 40, 50)),
         axis="hidden layers",
         note="Trained at a quarter of the paper's batch and the same learning rate, for fewer "
-        "epochs; networks of more than 20 layers at a lower rate, as they do not learn otherwise "
-        "in so few epochs. What the rate does is measured below.",
+        "epochs; the deepest ones, which do not learn at that rate in so few epochs, at a lower "
+        "one. What the rate does is measured below.",
     ),
     "learning_rate": Experiment(
         title="What the endpoints' learning rate does to the midpoint",

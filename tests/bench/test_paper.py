@@ -197,13 +197,18 @@ def row_at(accuracy: float, way: str = "forward") -> dict:
 
 def test_a_verdict_compares_with_the_published_midpoint_at_full_size_only() -> None:
     known = report.Published(95.0, 50.0, 90.0)
-    said = [report.verdict([row_at(a)], known, "full") for a in (0.9, 0.895, 0.894)]
-    assert [text.split(":")[0] for text in said] == ["beaten", "reached", "short"]
-    assert said[2] == "short: the paper's way -0.6"
+    said = [report.verdict([row_at(a)], known, "full") for a in (0.901, 0.9, 0.895, 0.894)]
+    assert said == [
+        "paper's way: beaten (+0.1)",
+        "paper's way: reached (+0.0)",
+        "paper's way: reached (-0.5)",
+        "paper's way: short (-0.6)",
+    ]
     assert report.verdict([row_at(0.99)], known, "cpu") == "not at full size"
     assert report.verdict([row_at(0.99)], None, "full") == "no published figure"
     both = {"curves": row_at(0.89)["curves"] | row_at(0.93, "ours")["curves"]}
-    assert report.verdict([both], known, "full") == "beaten: the paper's way -1.0, ours +3.0"
+    said = report.verdict([both], known, "full")
+    assert said == "paper's way: short (-1.0), ours: beaten (+3.0)"
 
 
 def test_the_document_is_what_the_results_say() -> None:
