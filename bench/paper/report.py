@@ -25,6 +25,7 @@ from models.recipes import RECIPES
 
 RESULTS = Settings.out
 DOCUMENT = ROOT / "docs" / "paper.md"
+PICTURES = ROOT / "docs" / "images" / "paper"
 REACHED = 0.5
 """Points of accuracy that a midpoint may lack and still be called reached."""
 ROUNDING = 0.05
@@ -97,7 +98,7 @@ def _section(name: str, sizes: Mapping[str, Rows]) -> str:
     parts = [f"## {experiment.title}\n", f"*{experiment.figure}.* {experiment.claim}\n"]
     for size in sizes:
         for stem in _pictures(name, size, experiment):
-            parts.append(f"![{experiment.title}](../bench/results/paper/{stem}.png)\n")
+            parts.append(f"![{experiment.title}](images/paper/{stem}.png)\n")
     parts += [f"{table}\n" for table in [_table(name, experiment, sizes)] if table]
     if experiment.split:
         parts += _split_lines(sizes)
@@ -282,9 +283,10 @@ def main(arguments: list[str] | None = None) -> int:
         current = DOCUMENT.is_file() and DOCUMENT.read_text() == text
         print(f"{DOCUMENT}: {'as the results say' if current else 'not what the results say'}")
         return int(not current)
+    PICTURES.mkdir(parents=True, exist_ok=True)
     for name, sizes in results.items():
         for size, rows in sizes.items():
-            draw(name, size, rows, RESULTS / f"{name}-{size}.png")
+            draw(name, size, rows, PICTURES / f"{name}-{size}.png")
     DOCUMENT.write_text(text)
     print(f"written: {DOCUMENT}")
     return 0

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,6 +214,12 @@ def test_a_verdict_compares_with_the_published_midpoint_at_full_size_only() -> N
 
 def test_the_document_is_what_the_results_say() -> None:
     assert report.main(["--check"]) == 0
+
+
+def test_every_picture_of_the_document_is_there() -> None:
+    pictures = re.findall(r"!\[.*\]\((.*)\)", report.DOCUMENT.read_text())
+    assert pictures
+    assert all((report.DOCUMENT.parent / picture).is_file() for picture in pictures)
 
 
 def test_every_published_figure_belongs_to_a_point() -> None:
