@@ -12,6 +12,7 @@ from bench.paper.experiments import EXPERIMENTS
 from bench.paper.images import ImageData, split_by_class
 from bench.paper.pieces import endpoints_of, main, pack, unpack
 from bench.paper.sizes import SIZES, recipe_at
+from bench.paper.sources import Settings, source_of
 from bench.paper.ways import WAYS, aligned_for
 from bench.ways import PAPER, realigned
 from models import datasets
@@ -30,6 +31,19 @@ def test_split_data_is_disjoint_whole_and_biased_by_class() -> None:
     assert torch.bincount(labels[first]).tolist() == [40] * 5 + [10] * 5
     assert torch.bincount(labels[second]).tolist() == [10] * 5 + [40] * 5
     assert torch.equal(first, split_by_class(labels)[0])
+
+
+def test_cifar10_stands_in_where_cifar100_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, train: int | None, test: int | None) -> ImageData:
+        if name == "cifar100":
+            raise datasets.DataNotFoundError("not here")
+        return ImageData.stand_in(name, 50, 20)
+
+    monkeypatch.setattr(ImageData, "load", load)
+    experiment = EXPERIMENTS["split_data"]
+    source = source_of(experiment, experiment.points[0], (0, 1), Settings(SIZES["cpu"]))
+    assert source.identity["images"] == {"set": "cifar10", "train": 50}
+    assert source.identity["recipe"]["options"]["classes"] == 10
 
 
 def test_bias_correction_takes_the_shares_of_the_classes_out_of_the_answers() -> None:
