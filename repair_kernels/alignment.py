@@ -34,7 +34,9 @@ from repair_kernels.variants import (
     correction_taps,
 )
 from repair_kernels.verification import function_deviation
+from repair_kernels.weight_matching import match_with_weights
 
+WITH_WEIGHTS = ("weights",)
 VERIFIED_IMAGES = 8
 # Weight sets that share a pass over the data: 20 of a ResNet50's, in float32.
 WEIGHT_BYTES_PER_PASS = 2 * 2**30
@@ -245,7 +247,7 @@ def align(
         the rest: see `repair`
     """
     restore = check_restore(restore)
-    check_match_by(match_by)
+    check_match_by(match_by, also=WITH_WEIGHTS)
     check_batch_mean(batch_mean, variants)
     device = choose_device(device, model_a)
     data = _open(batches, n_samples, variants)
@@ -271,7 +273,10 @@ def align(
         progress=progress,
     )
     _warn_of_few_samples(graph, stats)
-    permutations = match(stats, graph.groups, by=match_by)
+    by_weights = match_by in WITH_WEIGHTS
+    permutations = match(stats, graph.groups, by="correlation" if by_weights else match_by)
+    if by_weights:
+        permutations = match_with_weights(stats, graph.groups, state_a, state_b, permutations)
     permuted = permute_state(state_b, graph.groups, permutations)
     widths = {tap: graph.tap(tap).channels for tap in stats}
     deviation = None

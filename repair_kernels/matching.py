@@ -14,7 +14,7 @@ Source:
     REPAIR (Jordan et al., 2023), eq. 2; Li et al. (2015). There each group is matched at one tap.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -80,36 +80,38 @@ def matched_correlation(
             if parts:
                 found[name] = float(np.mean(parts))
         elif name in permutations and group.taps:
-            corr, _, _ = _likeness(stats, groups[place], group, "correlation")
+            corr, _, _ = likeness(stats, groups[place], group, "correlation")
             order = permutations[name].indices.numpy()
             found[name] = float(corr[np.arange(len(corr)), order].mean())
     return {name: found[name] for name in permutations if name in found}
 
 
-def assign(corr: np.ndarray, dead_a: np.ndarray, dead_b: np.ndarray) -> np.ndarray:
+def assign(score: np.ndarray, dead_a: np.ndarray, dead_b: np.ndarray) -> np.ndarray:
     """Solve one linear sum assignment; dead rows and columns are matched last.
 
     Returns:
-        for each row its column: a bijection
+        for each row its column: a bijection; what is left is in order where scores do not tell
     """
-    order = np.full(len(corr), -1)
+    order = np.full(len(score), -1)
     rows, columns = np.flatnonzero(~dead_a), np.flatnonzero(~dead_b)
-    at_row, at_column = linear_sum_assignment(corr[np.ix_(rows, columns)], maximize=True)
+    at_row, at_column = linear_sum_assignment(score[np.ix_(rows, columns)], maximize=True)
     order[rows[at_row]] = columns[at_column]
-    order[order < 0] = np.setdiff1d(np.arange(len(corr)), order)
+    rows, columns = np.flatnonzero(order < 0), np.setdiff1d(np.arange(len(score)), order)
+    at_row, at_column = linear_sum_assignment(score[np.ix_(rows, columns)], maximize=True)
+    order[rows[at_row]] = columns[at_column]
     return order
 
 
-def check_match_by(by: str) -> None:
+def check_match_by(by: str, also: Sequence[str] = ()) -> None:
     """Check what channels are matched by.
 
     Raises:
         ArgumentError: when it is none of `MATCH_BY`
     """
-    if by not in MATCH_BY:
+    known = (*MATCH_BY, *also)
+    if by not in known:
         raise ArgumentError(
-            f"channels are matched by {' or '.join(map(repr, MATCH_BY))}; got {by!r}; name one of "
-            "them"
+            f"channels are matched by {' or '.join(map(repr, known))}; got {by!r}; name one of them"
         )
 
 
@@ -128,7 +130,7 @@ def _best(
     if not groups[a].taps:
         return 0.0, {b: Permutation.identity(groups[b].size)}
     if not groups[a].inner:
-        score, dead_a, dead_b = _likeness(stats, groups[a], groups[b], by)
+        score, dead_a, dead_b = likeness(stats, groups[a], groups[b], by)
         order = assign(score, dead_a, dead_b)
         return float(score[np.arange(len(score)), order].sum()), {b: Permutation(order)}
     pairs = [
@@ -150,7 +152,7 @@ def _best(
     return float(scores[rows, order].sum()), found
 
 
-def _likeness(
+def likeness(
     stats: Mapping[str, PairedMoments], group: PermutationGroup, other: PermutationGroup, by: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return how alike a group's members in a are to another's in b, and which of them are dead.
@@ -158,7 +160,7 @@ def _likeness(
     Dead members are those that are dead at all taps.
     """
     taps = _choose_taps(stats, group)
-    likeness = np.zeros((group.size, other.size))
+    alike = np.zeros((group.size, other.size))
     dead_a, dead_b = np.ones(group.size, dtype=bool), np.ones(other.size, dtype=bool)
     for tap in taps:
         moments, positions, others = stats[tap], group.taps[tap].numpy(), other.taps[tap].numpy()
@@ -171,10 +173,10 @@ def _likeness(
                 "statistics"
             )
         for of_a, of_b in zip(positions.T, others.T, strict=True):
-            likeness += at_tap[np.ix_(of_a, of_b)] / (positions.shape[1] * len(taps))
+            alike += at_tap[np.ix_(of_a, of_b)] / (positions.shape[1] * len(taps))
         dead_a &= moments.dead_a.cpu().numpy()[positions].all(axis=1)
         dead_b &= moments.dead_b.cpu().numpy()[others].all(axis=1)
-    return likeness, dead_a, dead_b
+    return alike, dead_a, dead_b
 
 
 def _matrix(moments: PairedMoments, by: str) -> Tensor:

@@ -60,7 +60,8 @@ def repair(
         taps: what to correct; names, patterns and kinds, see `calibrate`
         restore: "both", or the "std" or the "mean" alone; see `calibrate`
         batch_mean: average over batches as the published code does; see `calibrate`
-        match_by: what channels are matched by, "correlation" or "covariance", see `match`
+        match_by: what channels are matched by: "correlation" or "covariance" of activations (see
+            `match`), or correlations and "weights" together (see `weight_matching.py`)
         balance: which of b's scale symmetries are used before weights are averaged: "sign",
             "layer", "channel" or "none"; see `rk.balance`
         n_samples: how many images to use at most

@@ -44,6 +44,7 @@ LAYERS = (
         "statistics",
         "channel_statistics",
         "matching",
+        "weight_matching",
         "interpolation",
         "folding",
         "scaling",
