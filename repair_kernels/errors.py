@@ -50,6 +50,10 @@ class CompilationError(RepairKernelsError, RuntimeError):
     """`torch.compile` could not compile the networks on this machine."""
 
 
+class MissingExtraError(RepairKernelsError, ImportError):
+    """An optional dependency is not installed."""
+
+
 class FunctionChangedError(RepairKernelsError, RuntimeError):
     """A permuted network computes something else: a derived permutation group is wrong.
 

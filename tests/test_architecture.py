@@ -39,7 +39,7 @@ LAYERS = (
         "graph",
     ),
     ("batches", "affine", "endpoints", "goals", "twin", "compiled"),
-    ("checkpoints", "plotting"),
+    ("checkpoints", "plotting", "images"),
     (
         "statistics",
         "channel_statistics",
