@@ -184,6 +184,7 @@ class AlignedPair:
             taps=taps,
             affines=[corrections.affines],
             backend=self.backend,
+            stage="variances",
         )
         ends = self.stats
         return {t: variance_ratio(seen[t].var, ends[t].var_a, ends[t].var_b, alpha) for t in taps}
@@ -203,7 +204,6 @@ def align(
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
     backend: str | None = None,
-    progress: bool = False,
     verify: bool = True,
 ) -> AlignedPair:
     """Collect the statistics in one pass, match, and carry b's channels into a's order and scales.
@@ -235,7 +235,6 @@ def align(
         cross=tuple(crossed),
         precision=precision,
         backend=backend,
-        progress=progress,
     )
     _warn_of_few_samples(graph, stats)
     permutations = match(stats, graph.groups)

@@ -13,6 +13,7 @@ from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationWarning
 from repair_kernels.evaluation import Path
 from repair_kernels.matching import matched_correlation
+from repair_kernels.progress import shown
 from repair_kernels.repair_report import (
     RepairReport,
     RepairResult,
@@ -84,7 +85,7 @@ def repair(
     alpha, variant = check_alpha(alpha), check_variant(variant, also=("none",))
     check_on_worse(on_worse)
     device = choose_device(device, model_a)
-    with preserved_rng(device):
+    with preserved_rng(device), shown(progress):
         pair = align(
             model_a,
             model_b,
@@ -98,7 +99,6 @@ def repair(
             device=device,
             precision=precision,
             backend=backend,
-            progress=progress,
             verify=verify,
         )
         merged = pair.merge(alpha, variant, add_bias=add_bias)
@@ -171,7 +171,7 @@ def sweep(
     if not chosen:
         raise ArgumentError("`variants` must name at least one variant; it is empty; add 'none'")
     device = choose_device(device, model_a)
-    with preserved_rng(device):
+    with preserved_rng(device), shown(progress):
         pair = align(
             model_a,
             model_b,
@@ -185,7 +185,6 @@ def sweep(
             device=device,
             precision=precision,
             backend=backend,
-            progress=progress,
             verify=verify,
         )
         ends = (dict(evaluate(model_a)), dict(evaluate(model_b)))

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from repair_kernels import ops
 from repair_kernels.batches import Batches
@@ -25,6 +24,7 @@ from repair_kernels.graph import (
     state_of,
 )
 from repair_kernels.paired_stats import PairedStats, all_reduce
+from repair_kernels.progress import counted, shown
 from repair_kernels.running import RunningMoments
 from repair_kernels.side_by_side import side_by_side
 from repair_kernels.taps import Tap
@@ -67,7 +67,7 @@ def compute_stats(
             batches of the first one's shape; a batch of another shape, such as a smaller last one,
             runs as without. Takes from seconds to minutes before the first batch
         process_group: a torch.distributed group over whose ranks the statistics are merged
-        progress: whether to show a progress bar
+        progress: whether to show images per second and time left, on standard error
     Returns:
         `PairedMoments` by tap name, float64, on the device
     Raises:
@@ -82,7 +82,7 @@ def compute_stats(
         (13, torch.Size([4]))
     """
     device = choose_device(device, model_a)
-    with preserved_rng(device):
+    with preserved_rng(device), shown(progress):
         try:
             data = Batches(batches, n_samples=n_samples)
         except EmptyDataError:
@@ -107,7 +107,6 @@ def compute_stats(
             precision=precision,
             backend=backend,
             compile=compile,
-            progress=progress,
         )
     return stats if process_group is None else all_reduce(stats, process_group)
 
@@ -125,7 +124,6 @@ def collect(
     precision: str = "tf32x3",
     backend: str | None = None,
     compile: bool = False,
-    progress: bool = False,
 ) -> PairedStats:
     """Run two weight sets over the data in lockstep; return their moments at `taps`.
 
@@ -169,9 +167,7 @@ def collect(
     states = compiled = None
     weights: list[Tensor] = []
     with torch.no_grad(), side_by_side(2, data.device or torch.device("cpu")) as for_each:
-        for batch in tqdm(
-            data, total=len(data) or None, disable=not progress, desc="statistics", unit="batch"
-        ):
+        for batch in counted(data, "statistics"):
             states = states or [as_mapping(state, batch.device) for state in (state_a, state_b)]
             if compile and compiled is None:
                 products = _products(taps, crossed, diagonals, joint)

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "repair_kernels"
 
 # From the ground up: a module imports from rows above it in this table, or from its left.
 LAYERS = (
-    ("errors", "atomic", "version"),
+    ("errors", "atomic", "progress", "version"),
     ("reference", "kernels"),
     ("ops", "library"),
     (
