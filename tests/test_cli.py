@@ -10,7 +10,7 @@ from torch import nn
 from repair_kernels.checkpoints import load_state_dict, save_state_dict
 from repair_kernels.cli import main
 from repair_kernels.cli.demo import demo_table
-from repair_kernels.cli.sources import keyword_arguments
+from repair_kernels.cli.networks import keyword_arguments
 from repair_kernels.evaluation import Path
 from repair_kernels.paired_stats import PairedStats
 
@@ -39,7 +39,7 @@ def pair(tmp_path):
     }
     torch.save(data, tmp_path / "data.pt")
     options = ["--a", str(tmp_path / "a.safetensors"), "--b", str(tmp_path / "b.safetensors")]
-    return [*BUILD, *options, "--data", str(tmp_path / "data.pt"), "--batch-size", "25", "--quiet"]
+    return [*BUILD, *options, "--data", str(tmp_path / "data.pt"), "--batch-size", "25"]
 
 
 def test_merge_writes_a_checkpoint_of_the_original_architecture(pair, tmp_path, capsys):
@@ -59,7 +59,7 @@ def test_merge_writes_where_the_network_came_from(pair, tmp_path):
     with safe_open(output, framework="pt") as file:
         made = file.metadata()
     assert (made["alpha"], made["variant"]) == ("0.25", "sequential")
-    assert json.loads(made["sources"])[0].endswith("a.safetensors")
+    assert json.loads(made["sources"])[0]["path"].endswith("a.safetensors")
 
 
 def test_merge_at_alpha_0_is_network_a(pair, tmp_path):
@@ -91,7 +91,7 @@ def test_what_is_restored_is_an_option(pair, tmp_path, capsys, command):
     options = ["--restore", "std", "--tap", "conv", "--batch-mean", "--variant", "forward"]
     options += ["--no-plot"] if command == "sweep" else ["--no-assess"]
     assert main([command, *pair, *options, "-o", str(tmp_path / "out.safetensors")]) == 0
-    assert main([command, *pair, "--variant", "reset_norm", "-o", str(tmp_path / "out")]) == 1
+    assert main([command, *pair, "--variant", "reset_norm", "-o", str(tmp_path / "no.pt")]) == 1
     assert "has no BatchNorm" in capsys.readouterr().err
 
 
@@ -138,7 +138,7 @@ def test_data_can_come_from_a_callable(pair, tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     at = pair.index("--data")
-    options = [*pair[:at], "--data", "my_data:batches", "--data-arg", "n=7", "--quiet"]
+    options = [*pair[:at], "--data", "my_data:batches", "--data-arg", "n=7"]
     assert main(["stats", *options, "-o", "stats"]) == 0
     assert PairedStats.load("stats").n_images == 14
 

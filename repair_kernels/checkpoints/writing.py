@@ -50,7 +50,7 @@ def save_state_dict(
             written; what lay at `path` is then as before
     """
     path = Path(path)
-    check_output(path)
+    check_suffix(path)
     check_state(state, "`state`")
     versions = versions_of(state)
     notes = {str(key): str(value) for key, value in (metadata or {}).items()}
@@ -71,7 +71,7 @@ def save_state_dict(
         ) from error
 
 
-def check_output(path: Path) -> None:
+def check_suffix(path: Path) -> None:
     """Check that a file's name says a format that is written.
 
     Raises:
