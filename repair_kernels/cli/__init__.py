@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> Result | None:
     """Run a command; return its result in the one process that prints."""
+    if not hasattr(options, "process_group") and os.environ.get("RANK", "0") != "0":
+        return None  # One process does all of it.
     with process_group(options) as process:
         auto = options.progress == "auto" and sys.stderr.isatty()
         wanted = (auto or options.progress == "always") and not options.quiet

@@ -14,7 +14,7 @@ TAP = "a name, a pattern, or conv, block, norm, activation, all (repeatable)"
 
 
 def add_command(commands: Any, name: str, run: Any, description: str) -> Parser:
-    """Add a command with the options that all have."""
+    """Add a command."""
     parser = commands.add_parser(
         name,
         help=description,
@@ -22,6 +22,11 @@ def add_command(commands: Any, name: str, run: Any, description: str) -> Parser:
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, command=name)
+    return parser
+
+
+def add_printing(parser: Parser) -> None:
+    """Add the options that all commands have; last, so that help ends with them."""
     group = parser.add_argument_group("what is printed")
     group.add_argument(
         "--json", action="store_true", help="print the result as one JSON object, and nothing else"
@@ -39,9 +44,8 @@ def add_command(commands: Any, name: str, run: Any, description: str) -> Parser:
         "--config",
         metavar=FILE,
         help="TOML file of options: keys are their names, at the top for all commands or in a "
-        f"table [{name}] for this one; the command line wins",
+        f"table [{parser.prog.split()[-1]}] for this one; the command line wins",
     )
-    return parser
 
 
 def add_model(parser: Parser, *, required: bool = True) -> None:
@@ -96,7 +100,7 @@ def add_data(parser: Parser, *, required: bool = True) -> None:
     )
     group.add_argument(
         "--samples",
-        type=int,
+        type=positive,
         metavar="N",
         help="how many images to use at most: of folders and shards drawn at random, of other "
         "data the first (default: all)",

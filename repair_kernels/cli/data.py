@@ -127,12 +127,9 @@ def _from_file(path: Path, batch_size: int, samples: int | None, process: Proces
             f"{path} must hold inputs, and labels of the same number, if any; got "
             f"{[tuple(tensor.shape) for tensor in tensors]}; save both in the order of images"
         )
-    pieces = [tensor.split(batch_size) for tensor in tensors]
-    batches = list(zip(*pieces, strict=True))
-    said = {"data": str(path), "sha256": sha256_of(path)}
-    if process.size == 1:
-        return Data(batches, samples, said)
-    return Data(EveryNth(batches, process, samples), None, said)
+    pieces = [tensor[:samples].split(batch_size) for tensor in tensors]
+    batches = list(zip(*pieces, strict=True))[process.rank :: process.size]
+    return Data(batches, None, {"data": str(path), "sha256": sha256_of(path)})
 
 
 class EveryNth:

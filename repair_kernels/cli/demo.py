@@ -53,6 +53,7 @@ def add(commands: Any) -> None:
         metavar=arguments.FOLDER,
         help="folder to write; made if it is missing (default: demo)",
     )
+    arguments.add_printing(parser)
 
 
 def run_demo(options: argparse.Namespace, process: Process) -> Result:

@@ -46,6 +46,7 @@ def add(commands: Any) -> None:
     arguments.add_input_shape(parser)
     arguments.add_data(parser, required=False)
     parser.set_defaults(device=None)
+    arguments.add_printing(parser)
 
 
 def run_inspect(options: argparse.Namespace, process: Process) -> Result:

@@ -36,6 +36,7 @@ def add(commands: Any) -> None:
     arguments.add_data(parser, required=False)
     arguments.add_input_shape(parser)
     parser.add_argument("--device", help="where to run, such as cuda (default: cpu)")
+    arguments.add_printing(parser)
 
 
 def run_match(options: argparse.Namespace, process: Process) -> Result:

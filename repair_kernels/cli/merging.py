@@ -60,6 +60,7 @@ def add(commands: Any) -> None:
         help="give layers without a bias one, where nothing else holds a shift",
     )
     arguments.add_computing(parser)
+    arguments.add_printing(parser)
 
 
 def run_merge(options: argparse.Namespace, process: Process) -> Result:

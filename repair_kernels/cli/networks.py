@@ -125,8 +125,8 @@ def _library(zoo: str) -> Any:
         return importlib.import_module(zoo)
     except (ImportError, RuntimeError) as error:  # of another version than PyTorch's
         raise MissingExtraError(
-            f"`{zoo}:` names a network of {zoo}, which cannot be imported ({error}); install it: "
-            "pip install 'repair-kernels[vision]'"
+            f"`{zoo}:` names a network of {zoo}, which cannot be imported ({error}); install "
+            "the one that fits this PyTorch: pip install 'repair-kernels[vision]'"
         ) from error
 
 

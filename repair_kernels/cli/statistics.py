@@ -45,6 +45,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="compile both networks with their statistics (torch.compile)",
     )
+    arguments.add_printing(parser)
 
 
 def run_stats(options: argparse.Namespace, process: Process) -> Result:

@@ -59,6 +59,7 @@ def add(commands: Any) -> None:
     )
     arguments.add_repair(parser)
     arguments.add_computing(parser)
+    arguments.add_printing(parser)
 
 
 def run_sweep(options: argparse.Namespace, process: Process) -> Result:
