@@ -17,6 +17,7 @@ from repair_kernels.interpolation import interpolate
 from repair_kernels.matching import match
 from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.paired_stats import PairedStats
+from repair_kernels.parts import merge_files
 from repair_kernels.permutation import Permutation, permute
 from repair_kernels.pipeline import repair, sweep
 from repair_kernels.repair_report import RepairReport, RepairResult
@@ -29,6 +30,7 @@ from repair_kernels.version import __version__
 __all__ = [
     "compute_stats",
     "PairedStats",
+    "merge_files",
     "PairedMoments",
     "ChannelMoments",
     "trace",

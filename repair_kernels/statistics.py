@@ -24,6 +24,7 @@ from repair_kernels.graph import (
     State,
     state_of,
 )
+from repair_kernels.identity import identify
 from repair_kernels.paired_stats import PairedStats, all_reduce
 from repair_kernels.running import RunningMoments
 from repair_kernels.side_by_side import side_by_side
@@ -109,6 +110,9 @@ def compute_stats(
             compile=compile,
             progress=progress,
         )
+        products = {tap: moments.products for tap, moments in stats.items()}
+        fingerprint = identify(graph, state_of(model_a), state_of(model_b), products)
+        stats = PairedStats(stats, n_images=stats.n_images, fingerprint=fingerprint)
     return stats if process_group is None else all_reduce(stats, process_group)
 
 

@@ -18,6 +18,8 @@ LAYERS = (
     ("ops", "library"),
     (
         "moments",
+        "digests",
+        "fingerprint",
         "statistics_file",
         "paired_stats",
         "finite",
@@ -38,7 +40,7 @@ LAYERS = (
         "verification",
         "graph",
     ),
-    ("batches", "affine", "endpoints", "goals", "twin", "compiled"),
+    ("identity", "parts", "batches", "affine", "endpoints", "goals", "twin", "compiled"),
     ("checkpoints", "plotting"),
     (
         "statistics",
