@@ -21,6 +21,7 @@ from repair_kernels.errors import (
 
 Range = tuple[int, int]
 """The first number, and the one behind the last."""
+SHARD = re.compile(r"[1-9]\d{0,5}/[1-9]\d{0,5}")
 MAX_RANGES = 2**20
 MAX_NUMBER = 2**63 - 1
 SHOWN = 3
@@ -58,6 +59,29 @@ class Coverage:
             elif start < stop:
                 joined.append((start, stop))
         return cls(tuple(joined), total, tuple(sorted(set(shards), key=_by_number)))
+
+    @classmethod
+    def from_json(cls, ranges: Any, total: Any = None, shards: Any = ()) -> Coverage:
+        """Return a coverage from what a file holds.
+
+        Raises:
+            CheckpointError: it is something else
+        """
+        is_list = isinstance(ranges, list) and len(ranges) <= MAX_RANGES
+        if not is_list or not all(isinstance(one, list) and len(one) == 2 for one in ranges):
+            raise CheckpointError("expected ranges of image numbers, each with its two ends.")
+        edges = [edge for one in ranges for edge in one]
+        if not all(type(n) is int and 0 <= n <= MAX_NUMBER for n in edges) or any(
+            edge >= following for edge, following in pairwise(edges)
+        ):
+            raise CheckpointError("expected ranges of image numbers, ascending and apart.")
+        if total is not None and not (type(total) is int and max(edges, default=0) <= total):
+            raise CheckpointError(f"expected the number of all images, got {str(total)[:80]}.")
+        if not isinstance(shards, list | tuple) or not all(
+            isinstance(shard, str) and SHARD.fullmatch(shard) for shard in shards
+        ):
+            raise CheckpointError(f"expected shards such as '3/16', got {str(shards)[:80]}.")
+        return cls(tuple((start, stop) for start, stop in ranges), total, tuple(shards))
 
     @property
     def n_images(self) -> int:
@@ -218,7 +242,9 @@ class Fingerprint:
         data = held.get("data")
         if not (data is None or isinstance(data, str)):
             raise CheckpointError(f"expected the data's fingerprint as text, got {data!r}.")
-        coverage = _coverage(held) if "ranges" in held else None
+        coverage = None
+        if "ranges" in held:
+            coverage = Coverage.from_json(held["ranges"], held.get("total"), held.get("shards"))
         return cls(**{name: held[name] for name in DIGESTS}, data=data, coverage=coverage)
 
 
@@ -233,26 +259,6 @@ def combined(fingerprints: Sequence[Fingerprint | None]) -> Fingerprint | None:
 
 
 DIGESTS = ("architecture", "weights_a", "weights_b", "taps")
-
-
-def _coverage(held: dict[str, Any]) -> Coverage:
-    ranges, total, shards = held["ranges"], held.get("total"), held.get("shards")
-    is_list = isinstance(ranges, list) and len(ranges) <= MAX_RANGES
-    if not is_list or not all(isinstance(one, list) and len(one) == 2 for one in ranges):
-        raise CheckpointError("expected ranges of image numbers, each with its two ends.")
-    edges = [edge for one in ranges for edge in one]
-    if not all(type(n) is int and 0 <= n <= MAX_NUMBER for n in edges) or any(
-        edge >= following for edge, following in pairwise(edges)
-    ):
-        raise CheckpointError("expected ranges of image numbers, ascending and apart.")
-    if total is not None and not (type(total) is int and max(edges, default=0) <= total):
-        raise CheckpointError(f"expected the number of all images, got {str(total)[:80]}.")
-    if not isinstance(shards, list) or not all(
-        isinstance(shard, str) and re.fullmatch(r"[1-9]\d{0,8}/[1-9]\d{0,5}", shard)
-        for shard in shards
-    ):
-        raise CheckpointError(f"expected shards such as '3/16', got {str(shards)[:80]}.")
-    return Coverage(tuple((start, stop) for start, stop in ranges), total, tuple(shards))
 
 
 def _by_number(shard: str) -> tuple[int, int]:
