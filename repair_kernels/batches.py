@@ -59,6 +59,26 @@ def images_in(batches: Iterable[Any]) -> int | None:
     return len(batches) * size if isinstance(batches, Sized) and isinstance(size, int) else None
 
 
+def check_samples(n_samples: int | None) -> None:
+    """Refuse what is no number of images to use at most."""
+    if n_samples is not None and (
+        isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1
+    ):
+        raise CalibrationDataError(
+            f"`n_samples` must be a positive number of images; got {n_samples!r}; omit it to "
+            "use all"
+        )
+
+
+def check_iterable(batches: object) -> None:
+    """Refuse what does not hold batches."""
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise CalibrationDataError(
+            f"`batches` must be an iterable of batches; got a {type(batches).__name__}; "
+            "pass a DataLoader, or a list with one tensor in it"
+        )
+
+
 def in_pieces(batches: Iterable[Tensor], images: int) -> Iterator[Tensor]:
     """Yield the images of batches in pieces of the same size, wherever the batches end.
 
@@ -97,18 +117,8 @@ class Batches:
         device: torch.device | None = None,
         n_samples: int | None = None,
     ):
-        if n_samples is not None and (
-            isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1
-        ):
-            raise CalibrationDataError(
-                f"`n_samples` must be a positive number of images; got {n_samples!r}; omit it to "
-                "use all"
-            )
-        if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
-            raise CalibrationDataError(
-                f"`batches` must be an iterable of batches; got a {type(batches).__name__}; "
-                "pass a DataLoader, or a list with one tensor in it"
-            )
+        check_samples(n_samples)
+        check_iterable(batches)
         self.device = device
         self.n_samples = n_samples
         self._source = batches

@@ -31,6 +31,11 @@ class Process:
         """Whether it writes and prints."""
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.group is not None:
+            dist.barrier(self.group)
+
     @property
     def grouped(self) -> dict[str, Any]:
         """The argument of functions that work in groups."""

@@ -1,19 +1,18 @@
-"""`repair-kernels stats`: the statistics of two networks, in a file."""
+"""The options of `repair-kernels stats` and `merge-stats`."""
 
-import argparse
 from typing import Any
 
 from repair_kernels.cli import arguments
-from repair_kernels.cli.data import load_data
-from repair_kernels.cli.files import check_output
-from repair_kernels.cli.networks import load_models
-from repair_kernels.cli.processes import Process
-from repair_kernels.cli.results import Result
-from repair_kernels.statistics import compute_stats
+from repair_kernels.cli.shards import run_merge_stats, run_stats
 
 
 def add(commands: Any) -> None:
-    """Add the command to the parser."""
+    """Add both commands to the parser."""
+    _add_stats(commands)
+    _add_merge_stats(commands)
+
+
+def _add_stats(commands: Any) -> None:
     parser = arguments.add_command(
         commands, "stats", run_stats, "compute the statistics of two networks in one pass"
     )
@@ -39,6 +38,29 @@ def add(commands: Any) -> None:
     group.add_argument(
         "--joint", action="store_true", help="keep correlations within each network as well"
     )
+    group = parser.add_argument_group("shards, and going on after a stop")
+    group.add_argument(
+        "--shard",
+        metavar="K/N",
+        help="use this part of the data only, such as 3/16; `merge-stats` puts parts together",
+    )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the checkpoint of a run that was stopped, if there is one",
+    )
+    group.add_argument(
+        "--checkpoint",
+        metavar=arguments.FILE,
+        help="where it is kept until the end (default: OUTPUT.partial)",
+    )
+    group.add_argument(
+        "--checkpoint-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often (default: 60)",
+    )
     arguments.add_computing(parser)
     parser.add_argument(
         "--compile",
@@ -48,27 +70,15 @@ def add(commands: Any) -> None:
     arguments.add_printing(parser)
 
 
-def run_stats(options: argparse.Namespace, process: Process) -> Result:
-    """Compute the statistics of two networks and write them to a file."""
-    output = check_output(options)
-    model_a, model_b = load_models(options)
-    data = load_data(options, process)
-    stats = compute_stats(
-        model_a,
-        model_b,
-        data.batches,
-        taps=options.tap,
-        cross="all" if options.cross_all else options.cross,
-        joint=options.joint,
-        n_samples=data.n_samples,
-        device=options.device,
-        precision=options.precision,
-        compile=options.compile,
-        **process.grouped,
+def _add_merge_stats(commands: Any) -> None:
+    parser = arguments.add_command(
+        commands, "merge-stats", run_merge_stats, "merge the statistics files of shards into one"
     )
-    if process.is_first:
-        stats.save(output)
-    return Result(
-        f"{len(stats)} taps, {stats.n_images} images, written to {output}",
-        {"output": output, "taps": list(stats), "images": stats.n_images, "data": data.reference},
+    parser.add_argument(
+        "parts", nargs="+", metavar=arguments.FILE, help="what `stats --shard` wrote"
     )
+    parser.add_argument("--partial", action="store_true", help="allow that parts are missing")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar=arguments.FILE, help="statistics file to write"
+    )
+    arguments.add_printing(parser)
