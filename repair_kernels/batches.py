@@ -122,6 +122,7 @@ class Batches:
         self.device = device
         self.n_samples = n_samples
         self._source = batches
+        self._n_batches = len(batches) if isinstance(batches, Sized) else 0
         self._pending: Iterator[Any] | None = iter(batches)
         taken = list(islice(self._pending, 1))
         if not taken:
@@ -142,7 +143,7 @@ class Batches:
         """How many images a pass will see: at most, before the first pass; None: not known."""
         if self._counted is not None:
             return self._counted
-        known = images_in(self._source) or len(self) * len(self.first) or None
+        known = images_in(self._source) or self._n_batches * len(self.first) or None
         limits = [n for n in (known, self.n_samples) if n is not None]
         return min(limits, default=None)
 

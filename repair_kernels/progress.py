@@ -12,14 +12,14 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
 FORMAT = (
-    "{desc}: {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f}, {rate_noinv_fmt}, {remaining} left"
+    "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}, {rate_noinv_fmt}, {remaining} left"
 )
-FORMAT_WITHOUT_TOTAL = "{desc}: {n:.0f} images, {rate_noinv_fmt}, {elapsed} so far"
+FORMAT_WITHOUT_TOTAL = "{desc}: {n_fmt} images, {rate_noinv_fmt}, {elapsed} so far"
 SECONDS_BETWEEN, SECONDS_BETWEEN_LINES = 0.2, 5.0
 """Between two looks of a bar on a terminal; and in a file, where each stays."""
 
@@ -45,11 +45,27 @@ def shown(wanted: bool = True, stream: TextIO | None = None) -> Iterator[None]:
         _stream.reset(token)
 
 
-class Meter(Protocol):
-    """Where images are counted that a stage is done with."""
+class Meter:
+    """Where images are counted that a stage is done with.
 
-    def update(self, n: float) -> object:
-        """Count `n` images more; a part of an image where it is done in part."""
+    Args:
+        bar: what shows them; None: nothing does
+    """
+
+    def __init__(self, bar: tqdm | None = None):
+        self._bar, self._done = bar, 0.0
+
+    def update(self, images: float) -> None:
+        """Count images, or a part of an image that was done in part."""
+        if self._bar is not None:
+            self._done += images
+            self._bar.update(round(self._done) - self._bar.n)
+
+    def end(self) -> None:
+        """Say that all is done, also where fewer or more images were expected."""
+        if self._bar is not None and self._bar.total != self._bar.n:
+            self._bar.total = self._bar.n
+            self._bar.refresh()
 
 
 @contextmanager
@@ -63,7 +79,7 @@ def meter(stage: str, images: float | None, *, keep: bool = True) -> Iterator[Me
     """
     stream = _stream.get()
     if stream is None:
-        yield _Unseen()
+        yield Meter()
         return
     is_terminal = stream.isatty()
     with tqdm(
@@ -76,7 +92,9 @@ def meter(stage: str, images: float | None, *, keep: bool = True) -> Iterator[Me
         dynamic_ncols=is_terminal,
         leave=keep or not is_terminal,
     ) as bar:
-        yield bar
+        done = Meter(bar)
+        yield done
+        done.end()
 
 
 def counted(
@@ -103,8 +121,3 @@ def _images(batch: Any) -> int:
     elif isinstance(batch, Sequence):
         first = batch[0]
     return len(first)
-
-
-class _Unseen:
-    def update(self, n: float) -> None:
-        """Count nothing."""

@@ -55,6 +55,15 @@ def test_without_a_total_the_time_so_far_is_shown() -> None:
     assert lines(stream)[-1].endswith("so far")
 
 
+@pytest.mark.parametrize("expected", [3, 5, 9])
+def test_a_pass_ends_at_all_images_whatever_was_expected(expected: int) -> None:
+    stream = io.StringIO()
+    with progress.shown(stream=stream):
+        list(progress.counted(batches(3, 2), "statistics", expected))
+    assert "100%" in lines(stream)[-1]
+    assert "| 5/5, " in lines(stream)[-1]
+
+
 def test_a_bar_leaves_the_terminal_if_it_is_one_of_many() -> None:
     kept, gone = Terminal(), Terminal()
     for stream, keep in ((kept, True), (gone, False)):

@@ -5,41 +5,16 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
-from repair_kernels.checkpoints import load_state_dict, save_state_dict
+from repair_kernels.checkpoints import load_state_dict
 from repair_kernels.cli import main
 from repair_kernels.cli.demo import demo_table
 from repair_kernels.cli.networks import keyword_arguments
 from repair_kernels.evaluation import Path
 from repair_kernels.paired_stats import PairedStats
+from tests.command_lines import mlp
 
 pytestmark = pytest.mark.usefixtures("torch_backend")
-
-BUILD = ["--model", "models.mlp:MLP", "--model-arg", "depth=2", "--model-arg", "width=8"]
-BUILD += ["--model-arg", "in_features=12", "--model-arg", "classes=3"]
-
-
-def mlp(seed: int) -> nn.Module:
-    from models.mlp import MLP
-
-    torch.manual_seed(seed)
-    return MLP(2, 8, in_features=12, classes=3)
-
-
-@pytest.fixture
-def pair(tmp_path):
-    """Write two checkpoints and labelled data; return the options that name them."""
-    for name, seed in (("a", 0), ("b", 1)):
-        save_state_dict(mlp(seed).state_dict(), tmp_path / f"{name}.safetensors")
-    generator = torch.Generator().manual_seed(2)
-    data = {
-        "inputs": torch.randn(60, 12, generator=generator),
-        "labels": torch.randint(3, (60,), generator=generator),
-    }
-    torch.save(data, tmp_path / "data.pt")
-    options = ["--a", str(tmp_path / "a.safetensors"), "--b", str(tmp_path / "b.safetensors")]
-    return [*BUILD, *options, "--data", str(tmp_path / "data.pt"), "--batch-size", "25"]
 
 
 def test_merge_writes_a_checkpoint_of_the_original_architecture(pair, tmp_path, capsys):
