@@ -74,6 +74,7 @@ LAYERS = (
         "assembly",
         "assessment",
         "calibration",
+        "metrics",
         "evaluation",
     ),
     ("alignment", "repair_report", "pipeline"),

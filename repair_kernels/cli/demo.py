@@ -14,7 +14,8 @@ from repair_kernels.cli.processes import Process
 from repair_kernels.cli.provenance import made_by
 from repair_kernels.cli.results import Result, say
 from repair_kernels.errors import ArgumentError
-from repair_kernels.evaluation import Path, classifier_metrics
+from repair_kernels.evaluation import Path
+from repair_kernels.metrics import classifier_metrics
 from repair_kernels.plotting import (
     plot_barrier,
     plot_correlation,

@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from repair_kernels.assessment import ON_WORSE
 from repair_kernels.checkpoints import save_state_dict
 from repair_kernels.checkpoints.writing import check_suffix
 from repair_kernels.cli import arguments
@@ -13,7 +14,7 @@ from repair_kernels.cli.networks import keyword_arguments, load_models
 from repair_kernels.cli.processes import Process
 from repair_kernels.cli.provenance import made_by, readable, sources
 from repair_kernels.cli.results import Result
-from repair_kernels.pipeline import ON_WORSE, repair
+from repair_kernels.pipeline import repair
 from repair_kernels.variants import VARIANTS
 
 

@@ -9,11 +9,12 @@ from repair_kernels.cli.files import check_output_folder
 from repair_kernels.cli.networks import load_models
 from repair_kernels.cli.processes import Process
 from repair_kernels.cli.results import Result
-from repair_kernels.evaluation import classifier_metrics
+from repair_kernels.metrics import classifier_metrics
 from repair_kernels.pipeline import sweep
 from repair_kernels.variants import VARIANTS
 
-CURVES, PICTURE = "barrier.csv", "barrier.png"
+CURVES = ("barrier.csv", "variance_collapse.csv")
+PICTURES = ("barrier.png", "variance_collapse.png")
 
 
 def add(commands: Any) -> None:
@@ -26,7 +27,7 @@ def add(commands: Any) -> None:
         "--output",
         required=True,
         metavar=arguments.FOLDER,
-        help=f"folder to write {CURVES} and {PICTURE} to; made if it is missing",
+        help="folder to write curves and pictures to; made if it is missing",
     )
     parser.add_argument(
         "--points", type=_points, default=11, metavar="N", help="alphas from 0 to 1 (default: 11)"
@@ -64,7 +65,7 @@ def add(commands: Any) -> None:
 
 def run_sweep(options: argparse.Namespace, process: Process) -> Result:
     """Evaluate the path between two networks."""
-    names = (CURVES, PICTURE) if options.plot else (CURVES,)
+    names = (*CURVES, *PICTURES) if options.plot else CURVES
     folder = check_output_folder(options, names)
     model_a, model_b = load_models(options)
     data = load_data(options, process)
@@ -87,9 +88,11 @@ def run_sweep(options: argparse.Namespace, process: Process) -> Result:
     )
     if process.is_first:
         folder.mkdir(parents=True, exist_ok=True)
-        path.to_csv(folder / CURVES)
+        path.to_csv(folder / CURVES[0])
+        path.variances_to_csv(folder / CURVES[1])
         if options.plot:
-            path.plot(folder / PICTURE)
+            path.plot(folder / PICTURES[0])
+            path.plot_variances(folder / PICTURES[1])
     barriers = {
         variant: {metric: path.barrier(metric, variant=variant) for metric in path.metric_names}
         for variant in path.variants
@@ -97,7 +100,13 @@ def run_sweep(options: argparse.Namespace, process: Process) -> Result:
     written = [folder / name for name in names]
     return Result(
         f"{path.table()}\n\nwritten to {folder}",
-        {"files": written, "alphas": path.alphas, "metrics": path.metrics, "barriers": barriers},
+        {
+            "files": written,
+            "alphas": path.alphas,
+            "metrics": path.metrics,
+            "barriers": barriers,
+            "variance_ratios": path.variance_ratios,
+        },
     )
 
 
