@@ -54,9 +54,10 @@ def test_processes_together_compute_what_one_does(pair, tmp_path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == before | {"of-two"}
     assert main(["stats", *pair, "--samples", "40", "-o", str(tmp_path / "of-one"), "--quiet"]) == 0
     two, one = (PairedStats.load(tmp_path / name) for name in ("of-two", "of-one"))
+    # Sums over a batch are float32, about the mean of what a process saw before.
     for tap, moments in one.items():
         for name, value in moments.tensors.items():
-            torch.testing.assert_close(two[tap].tensors[name], value, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(two[tap].tensors[name], value, rtol=1e-6, atol=1e-6)
 
 
 def test_what_one_process_does_is_not_done_by_the_others(monkeypatch, capsys) -> None:
