@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from repair_kernels.all_reduce import merged_stats
 from repair_kernels.assembly import assemble
-from repair_kernels.batches import Batches
+from repair_kernels.batches import open_batches
 from repair_kernels.channel_statistics import paired_averages
 from repair_kernels.endpoints import capture_pair, check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError
@@ -16,6 +17,7 @@ from repair_kernels.graph import state_of
 from repair_kernels.interpolation import interpolate, interpolate_state
 from repair_kernels.moments import PairedMoments
 from repair_kernels.norm_reset import check_has_norms
+from repair_kernels.ranks import Ranks
 from repair_kernels.statistics import collect
 from repair_kernels.variants import check_batch_mean, check_variant, correct, correction_taps
 
@@ -35,6 +37,7 @@ def calibrate(
     device: torch.device | str | None = None,
     backend: str | None = None,
     add_bias: bool = False,
+    process_group: Any = None,
 ) -> nn.Module:
     """Interpolate two aligned networks and restore the statistics of the chosen taps.
 
@@ -56,24 +59,28 @@ def calibrate(
         n_samples: how many images to use at most
         add_bias: whether a layer without a bias may get one, where nothing else holds a shift; it
             is a new name among the weights. Otherwise the shift is an explicit layer.
+        process_group: a torch.distributed group: each rank gives its own part of the calibration
+            data, and all get the same network, to the bit. See docs/processes.md
     Returns:
         a new network: of the class of `model_a` with corrections in its weights, and explicit
         `ChannelAffine` layers where they cannot be folded; on the device of `model_a`
     Raises:
         ArgumentError, ArchitectureMismatchError, CalibrationDataError, NonFiniteActivationError,
-        GraphCaptureError
+        GraphCaptureError; FailedRankError or LostRankError where another rank failed, or is gone
     Source:
         REPAIR (Jordan et al., 2023), §4
     """
     alpha, variant, restore = check_alpha(alpha), check_variant(variant), check_restore(restore)
-    check_batch_mean(batch_mean, [variant])
     if batch_mean and stats is not None:
         raise ArgumentError(
             "`batch_mean` averages over batches, and `stats` are pooled; give one of the two"
         )
     device = choose_device(device, model_a)
-    with preserved_rng(device):
-        data = Batches(batches, n_samples=n_samples)
+    ranks = Ranks(process_group, device)
+    check_batch_mean(batch_mean, [variant], ranks)
+    told = {"alpha": alpha, "variant": variant, "taps": taps, "restore": restore}
+    with preserved_rng(device), ranks.together("calibrate", **told, stats=stats is not None):
+        data = open_batches(batches, n_samples, ranks)
         graph = capture_pair(model_a, model_b, data)
         data.device = device
         chosen = correction_taps(graph, variant, taps)
@@ -90,15 +97,19 @@ def calibrate(
             stats = (
                 {}
                 if not chosen
-                else collect(
-                    graph,
-                    state_a,
-                    state_b,
-                    data,
-                    taps=chosen,
-                    cross=(),
-                    diagonal=paired,
-                    backend=backend,
+                else merged_stats(
+                    collect(
+                        graph,
+                        state_a,
+                        state_b,
+                        data,
+                        taps=chosen,
+                        cross=(),
+                        diagonal=paired,
+                        backend=backend,
+                    ),
+                    ranks,
+                    overwrite=True,
                 )
             )
         merged = interpolate_state(state_a, state_b, alpha, backend=backend)
@@ -114,5 +125,6 @@ def calibrate(
             restore=restore,
             batch_mean=batch_mean,
             backend=backend,
+            ranks=ranks,
         )
         return assemble(model_a, graph, merged, corrections, add_bias=add_bias).model

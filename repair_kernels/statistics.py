@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from repair_kernels import ops
-from repair_kernels.batches import Batches
+from repair_kernels.all_reduce import merged_stats
+from repair_kernels.batches import Batches, open_batches
 from repair_kernels.compiled import CompiledPair
 from repair_kernels.endpoints import capture_pair, choose_device, preserved_rng
-from repair_kernels.errors import EmptyDataError
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.graph import (
     NetworkGraph,
     State,
     state_of,
 )
-from repair_kernels.paired_stats import PairedStats, all_reduce
+from repair_kernels.paired_stats import PairedStats
+from repair_kernels.ranks import Ranks
 from repair_kernels.running import RunningMoments
 from repair_kernels.side_by_side import side_by_side
 from repair_kernels.taps import Tap
@@ -66,13 +67,16 @@ def compute_stats(
         compile: whether to compile both networks with their statistics by `torch.compile`, for
             batches of the first one's shape; a batch of another shape, such as a smaller last one,
             runs as without. Takes from seconds to minutes before the first batch
-        process_group: a torch.distributed group over whose ranks the statistics are merged
-        progress: whether to show a progress bar
+        process_group: a torch.distributed group (`dist.group.WORLD`): each rank gives its own
+            batches, as many as it has or none, and all get the statistics of all ranks' images, the
+            same bits. See docs/processes.md
+        progress: whether to show a progress bar; of several ranks the first one does
     Returns:
         `PairedMoments` by tap name, float64, on the device
     Raises:
         ArchitectureMismatchError, NonFiniteWeightError, NonFiniteActivationError,
-        CalibrationDataError, GraphCaptureError, CompilationError, ArgumentError
+        CalibrationDataError, GraphCaptureError, CompilationError, ArgumentError; FailedRankError
+        or LostRankError where another rank failed, or is gone
     Source:
         REPAIR (Jordan et al., 2023), §2.2 and §4
     Example:
@@ -82,14 +86,10 @@ def compute_stats(
         (13, torch.Size([4]))
     """
     device = choose_device(device, model_a)
-    with preserved_rng(device):
-        try:
-            data = Batches(batches, n_samples=n_samples)
-        except EmptyDataError:
-            if process_group is None:
-                raise
-            # The other ranks wait for this one: a shard without data merges as nothing.
-            return all_reduce(PairedStats({}, n_images=0), process_group)
+    ranks = Ranks(process_group, device)
+    told = {"taps": taps, "cross": cross, "joint": joint}
+    with preserved_rng(device), ranks.together("compute_stats", **told):
+        data = open_batches(batches, n_samples, ranks)
         graph = capture_pair(model_a, model_b, data)
         data.device = device
         chosen = graph.resolve(taps, graph.default_taps)
@@ -107,9 +107,9 @@ def compute_stats(
             precision=precision,
             backend=backend,
             compile=compile,
-            progress=progress,
+            progress=progress and ranks.is_first,
         )
-    return stats if process_group is None else all_reduce(stats, process_group)
+        return merged_stats(stats, ranks, overwrite=True)
 
 
 def collect(
@@ -197,6 +197,8 @@ def collect(
                 )
             running.end_batch()
             n_images += len(batch)
+    if n_images == 0:  # Another rank has images.
+        return PairedStats({}, n_images=0)
     return PairedStats({tap: running.pair(tap) for tap in taps}, n_images=n_images)
 
 

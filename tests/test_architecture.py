@@ -20,6 +20,8 @@ LAYERS = (
         "moments",
         "statistics_file",
         "paired_stats",
+        "ranks",
+        "all_reduce",
         "finite",
         "running",
         "axes",
