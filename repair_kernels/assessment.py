@@ -19,7 +19,7 @@ from repair_kernels.affine import ChannelAffine
 from repair_kernels.all_reduce import merged_channels
 from repair_kernels.assembly import MergedNetwork
 from repair_kernels.batches import Batches
-from repair_kernels.errors import NonFiniteActivationError
+from repair_kernels.errors import ArgumentError, NonFiniteActivationError
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.folding.behind import as_readers_see
 from repair_kernels.goals import Goal
@@ -29,6 +29,10 @@ from repair_kernels.output_losses import LossComparison, Losses
 from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.running import RunningMoments
 from repair_kernels.taps import Tap
+
+ON_WORSE = ("aligned", "warn")
+"""What to return if a calibration makes the loss worse: the aligned network, or the corrected one
+with a warning."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,22 @@ class Assessment:
     def is_worse(self) -> bool:
         """Whether the calibration made the network worse on the calibration data."""
         return self.losses is None or self.losses.is_worse
+
+    def worse(self, returned: str) -> str:
+        """Say what the calibration made worse, and which network is returned."""
+        what = f"the corrected network overflows on the calibration data ({self.overflow})"
+        if self.losses is not None:
+            what = (
+                f"the correction made the {self.losses.kind} on the calibration data worse: "
+                f"{self.losses.corrected:.4g}, and {self.losses.aligned:.4g} aligned only"
+            )
+        if returned == "aligned":
+            kept = "the aligned network is returned (`on_worse='warn'` returns the corrected)"
+        else:
+            kept = (
+                "the corrected network is returned (`on_worse='aligned'` returns the aligned one)"
+            )
+        return f"{what}; {kept}"
 
 
 def assess(
@@ -159,6 +179,21 @@ class _Watched:
             n_samples = seen.numel() // seen.shape[tap.channel_dim]
             self._running.add(tap.name, 0, n_samples, sums)
         return [value]
+
+
+def check_on_worse(on_worse: str | None, *, optional: bool = False) -> None:
+    """Check what is to be done if a calibration makes the loss worse.
+
+    Args:
+        optional: whether None, for nothing, will do
+    Raises:
+        ArgumentError: when it is none of `ON_WORSE`
+    """
+    known = (*ON_WORSE, None) if optional else ON_WORSE
+    if on_worse not in known:
+        raise ArgumentError(
+            f"`on_worse` must be one of {', '.join(map(repr, known))}; got {on_worse!r}"
+        )
 
 
 def _exactness(moments: ChannelMoments, wanted: Goal) -> Exactness:

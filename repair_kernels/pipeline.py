@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from repair_kernels.alignment import AlignedPair, Evaluate, align
+from repair_kernels.assessment import check_on_worse
 from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationWarning
 from repair_kernels.evaluation import Path
@@ -22,8 +23,6 @@ from repair_kernels.repair_report import (
     unlike_scales,
 )
 from repair_kernels.variants import check_variant
-
-ON_WORSE = ("aligned", "warn")
 
 
 def repair(
@@ -159,12 +158,14 @@ def sweep(
     backend: str | None = None,
     progress: bool = False,
     verify: bool = True,
+    variance_ratios: bool = True,
     process_group: Any = None,
 ) -> Path:
     """Evaluate the path between two networks.
 
-    The endpoints' statistics are computed once for all of it, and "forward" reads the data once for
-    all alphas (as many as have room in memory: `alignment.WEIGHT_BYTES_PER_PASS`).
+    The endpoints' statistics are computed once for all of it, and each variant reads the data once
+    for all alphas, "distilled" twice (as many alphas as have room in memory share a pass:
+    `alignment.WEIGHT_BYTES_PER_PASS`).
 
     Args:
         evaluate: called with each merged network, returns its metrics by name, such as {"loss":
@@ -172,11 +173,13 @@ def sweep(
         alphas: weights of network b, in [0, 1]; the ends are added where they are missing
         variants: of REPAIR, and "none" (aligned only) and "plain" (neither aligned nor corrected)
         batch_mean: lets "forward", which must be among the variants, average over batches
+        variance_ratios: whether to measure the variance-collapse ratio at every tap, by one more
+            pass for each variant; not where `batches` can be read once only
         process_group: as in `repair`; every rank calls `evaluate` with the same networks in the
             same order, so it may use the group, too: to share the test images, for instance
         the rest: see `repair`
     Returns:
-        a `Path`: curves, barriers, plots
+        a `Path`: curves, barriers, variance-collapse ratios, plots
     """
     points = [check_alpha(alpha) for alpha in alphas]
     chosen = tuple(check_variant(variant, also=("none", "plain")) for variant in variants)
@@ -185,7 +188,7 @@ def sweep(
     device = choose_device(device, model_a)
     ranks = Ranks(process_group, device)
     told = {"alphas": points, "variants": chosen, "taps": taps, "restore": restore}
-    told |= {"balance": balance}
+    told |= {"balance": balance, "variance_ratios": variance_ratios}
     with preserved_rng(device), ranks.together("sweep", **told):
         pair = align(
             model_a,
@@ -205,21 +208,9 @@ def sweep(
             ranks=ranks,
         )
         ends = (dict(evaluate(model_a)), dict(evaluate(model_b)))
-        return pair.sweep(evaluate, points, chosen, ends)
+        return pair.sweep(evaluate, points, chosen, ends, variance_ratios=variance_ratios)
 
 
 def _dead_in_both(pair: AlignedPair, tap: str) -> int:
     moments = pair.aligned_stats[tap]
     return int((moments.dead_a & moments.dead_b).sum())
-
-
-def check_on_worse(on_worse: str) -> None:
-    """Check what is to be done if a calibration makes the loss worse.
-
-    Raises:
-        ArgumentError: when it is none of `ON_WORSE`
-    """
-    if on_worse not in ON_WORSE:
-        raise ArgumentError(
-            f"`on_worse` must be one of {', '.join(map(repr, ON_WORSE))}; got {on_worse!r}"
-        )

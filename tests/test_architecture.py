@@ -41,7 +41,7 @@ LAYERS = (
         "graph",
     ),
     ("batches", "affine", "endpoints", "goals", "twin", "compiled"),
-    ("checkpoints", "plotting", "images"),
+    ("checkpoints", "published", "plotting", "images"),
     (
         "statistics",
         "channel_statistics",
@@ -62,6 +62,7 @@ LAYERS = (
         "assembly",
         "assessment",
         "calibration",
+        "metrics",
         "evaluation",
     ),
     ("alignment", "repair_report", "pipeline"),

@@ -11,9 +11,9 @@ from repair_kernels.batches import Batches
 from repair_kernels.checkpoints import save_state_dict
 from repair_kernels.cli.provenance import made_by
 from repair_kernels.cli.sources import load_data, load_models
-from repair_kernels.evaluation import classifier_metrics
 from repair_kernels.graph import trace
 from repair_kernels.matching import match
+from repair_kernels.metrics import classifier_metrics
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.pipeline import repair, sweep
 from repair_kernels.statistics import compute_stats
@@ -94,8 +94,10 @@ def run_sweep(options: argparse.Namespace) -> None:
     folder = FilePath(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     path.to_csv(folder / "barrier.csv")
+    path.variances_to_csv(folder / "variance_collapse.csv")
     if options.plot:
         path.plot(folder / "barrier.png")
+        path.plot_variances(folder / "variance_collapse.png")
     print(path.table())
     print(f"\nwritten to {folder}")
 

@@ -9,7 +9,8 @@ from repair_kernels.checkpoints import save_state_dict
 from repair_kernels.cli.provenance import made_by
 from repair_kernels.cli.sources import resolve
 from repair_kernels.errors import ArgumentError
-from repair_kernels.evaluation import Path, classifier_metrics
+from repair_kernels.evaluation import Path
+from repair_kernels.metrics import classifier_metrics
 from repair_kernels.plotting import (
     plot_barrier,
     plot_correlation,

@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from repair_kernels.assessment import ON_WORSE
 from repair_kernels.balancing import MODES
 from repair_kernels.cli.commands import run_match, run_merge, run_stats, run_sweep
 from repair_kernels.cli.demo import run_demo
 from repair_kernels.goals import RESTORE
-from repair_kernels.pipeline import ON_WORSE
 from repair_kernels.variants import VARIANTS
 from repair_kernels.version import __version__
 
