@@ -62,7 +62,9 @@ def all_reduce(
             "`all_reduce` needs a torch.distributed process group, and none was initialised. "
             "Call `torch.distributed.init_process_group` first, and start with torchrun."
         )
-    return merged_stats(stats, Ranks(group), overwrite=overwrite)
+    ranks = Ranks(group)
+    with ranks.together("all_reduce"):
+        return merged_stats(stats, ranks, overwrite=overwrite)
 
 
 def merged_stats(stats: PairedStats, ranks: Ranks, *, overwrite: bool = False) -> PairedStats:

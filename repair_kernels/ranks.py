@@ -4,7 +4,8 @@ Each rank works on its own images and meets the others now and then, in the same
 every sum they exchange messages, and a rank that has failed since the last one sends its error
 instead: then all of them end, each with an error. A rank that is gone without a word ends the
 others as soon as torch.distributed sees it: with Gloo when its connection closes, at the latest
-after the group's timeout.
+after the group's timeout. NCCL sees nothing, and kills the process after its timeout: there the
+messages go through a Gloo group of the same ranks, and tell who is gone in front of every sum.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -53,10 +54,18 @@ class Ranks:
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, device: torch.device | None = None):
-        self._group, self.device = group, device
+        self._group = group
+        self._talk: dist.ProcessGroup | None = group
+        self.device = device
         self.rank, self.size = 0, 1
         if group is None:
             return
+        if not isinstance(group, dist.ProcessGroup) and group != dist.GroupMember.NON_GROUP_MEMBER:
+            raise ArgumentError(
+                "`process_group` must be a group of torch.distributed; got a "
+                f"{type(group).__name__}; pass `torch.distributed.group.WORLD`, after "
+                "`init_process_group`"
+            )
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         if self.rank < 0:
             raise ArgumentError(
@@ -101,16 +110,17 @@ class Ranks:
             yield
             return
         said = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        try:
-            self._check_same(self.exchange("call", f"{call}({said})"))
-            yield
-            self.exchange(f"end of {call}", None)
-        except RankError:
-            raise
-        except Exception as error:
-            with suppress(RankError):
-                self._gathered(_Said("failure", None, f"{type(error).__name__}: {error}"))
-            raise
+        with self._talking():
+            try:
+                self._check_same(self.exchange("call", f"{call}({said})"))
+                yield
+                self.exchange(f"end of {call}", None)
+            except RankError:
+                raise
+            except Exception as error:
+                with suppress(RankError):
+                    self._gathered(_Said("failure", None, f"{type(error).__name__}: {error}"))
+                raise
 
     def add_up_(self, tensors: Sequence[Tensor]) -> None:
         """Add tensors up over all ranks, in their own memory; every rank gets the same bits.
@@ -146,16 +156,32 @@ class Ranks:
         if self._group is not None:
             with self._answering():
                 source = dist.get_global_rank(self._group, rank)
-                dist.broadcast_object_list(held, src=source, group=self._group)
+                dist.broadcast_object_list(held, src=source, group=self._talk)
         assert held[0] is not None, "the rank that has the tensor gives it"
         return held[0]
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Exchange messages over Gloo, also where sums are those of NCCL."""
+        if self._group is None or dist.get_backend(self._group) != "nccl":
+            yield
+            return
+        members = dist.get_process_group_ranks(self._group)
+        with self._answering():
+            beside = dist.new_group(members, backend="gloo", use_local_synchronization=True)
+        self._talk = cast(dist.ProcessGroup, beside)
+        try:
+            yield
+        finally:
+            self._talk = self._group
+            dist.destroy_process_group(cast(dist.ProcessGroup, beside))
 
     def _gathered(self, said: _Said) -> list[_Said]:
         if self._group is None:
             return [said]
         everyone: list = [None] * self.size
         with self._answering():
-            dist.all_gather_object(everyone, said, group=self._group)
+            dist.all_gather_object(everyone, said, group=self._talk)
         return everyone
 
     def _check_same(self, said: Sequence[str]) -> None:

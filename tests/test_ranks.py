@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from repair_kernels import ranks as ranks_module
-from repair_kernels.errors import LostRankError, RepairKernelsError
+from repair_kernels.errors import ArgumentError, LostRankError, RepairKernelsError
 from repair_kernels.ranks import ALONE, Ranks
 from tests.processes import WORLD, meet, run_ranks, told
 
@@ -47,6 +47,19 @@ def call_with(arguments: object, ranks: Ranks) -> None:
         ranks.exchange("counts", 1)
 
 
+def talks_beside(ranks: Ranks) -> list[int]:
+    """Messages as beside NCCL: over a group of their own, which is gone afterwards."""
+    backend = dist.get_backend
+    dist.get_backend = lambda group: "nccl"
+    try:
+        with ranks.together("work"):
+            beside = ranks._talk is not ranks._group
+            found = ranks.exchange("counts", ranks.rank)
+    finally:
+        dist.get_backend = backend
+    return [*found, beside, ranks._talk is ranks._group]
+
+
 def meet_at(topic: str, ranks: Ranks) -> None:
     ranks.exchange(topic, 1)
 
@@ -60,6 +73,7 @@ CASES: dict[str, Callable[[Ranks], object]] = {
     "exchange": lambda ranks: ranks.exchange("names", f"rank {ranks.rank}"),
     "adds up": adds_up,
     "from rank": lambda ranks: ranks.from_rank(1, torch.eye(2) if ranks.rank == 1 else None),
+    "talks beside": talks_beside,
     "fails": lambda ranks: fails_on(1, ranks),
     "fails at the end": lambda ranks: fails_at_the_end(2, ranks),
     "arguments": lambda ranks: call_with(0.5 if ranks.rank else 0.4, ranks),
@@ -118,6 +132,10 @@ def test_one_ranks_tensor_is_sent_to_all(folder: Path) -> None:
     assert said(folder, "from rank") == [repr(torch.eye(2))] * 3
 
 
+def test_beside_nccl_messages_have_a_group_of_their_own(folder: Path) -> None:
+    assert said(folder, "talks beside") == ["[0, 1, 2, True, True]"] * 3
+
+
 @pytest.mark.parametrize(
     ("case", "culprit", "cause"),
     [("fails", 1, "no such image"), ("fails at the end", 2, "no space left")],
@@ -173,6 +191,11 @@ def test_a_process_alone_needs_no_group() -> None:
         assert ALONE.exchange("counts", 3) == [3]
     assert values.tolist() == [1, 1, 1]
     assert torch.equal(ALONE.from_rank(0, values), values)
+
+
+def test_what_is_no_group_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="a group of torch.distributed; got a str; pass"):
+        Ranks("world")  # type: ignore[arg-type]
 
 
 def test_what_torch_distributed_raises_becomes_an_error_of_ours(monkeypatch) -> None:
