@@ -8,19 +8,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
-from scipy.optimize import linear_sum_assignment  # noqa: E402
-
 import repair_kernels as rk  # noqa: E402
 from repair_kernels.alignment import AlignedPair  # noqa: E402
 from repair_kernels.balancing import balance_state  # noqa: E402
 from repair_kernels.graph import NetworkGraph, state_of  # noqa: E402
+from repair_kernels.matching import assign, likeness  # noqa: E402
 from repair_kernels.permutation import permute_state, tap_indices  # noqa: E402
 from repair_kernels.statistics import collect  # noqa: E402
 from repair_kernels.symmetry import PermutationGroup  # noqa: E402
+from repair_kernels.weight_matching import match_with_weights  # noqa: E402
 
 Permutations = Mapping[str, rk.Permutation]
-MAX_ROUNDS = 30
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,7 @@ WAYS = {
     "BatchNorms reset: augmented images": Way("reset_norm", augmented=True),
     "distilled (default)": Way(redrawn=True),
     "distilled: matched as in the paper": Way(matching="last", balance="none", redrawn=True),
+    "distilled: matched by covariances": Way(matching="covariance", redrawn=True),
     "distilled: matched by weights as well": Way(matching="weights", redrawn=True),
     "distilled: blocks corrected, too": Way(taps=("conv", "block")),
     "distilled: augmented images": Way(augmented=True),
@@ -90,9 +89,10 @@ def groups_for(graph: NetworkGraph, matching: str) -> dict[str, PermutationGroup
 def permutations_for(pair: AlignedPair, matching: str) -> Permutations | None:
     """Match in another way; None where a way has no meaning."""
     if matching == "covariance":
-        return _assigned(pair, {name: covariance(pair, name) for name in pair.graph.groups})
+        return rk.match(pair.stats, pair.graph.groups, by="covariance")
     if matching == "weights":
-        return match_weights_too(pair)
+        states = pair.state_a, pair.state_plain
+        return match_with_weights(pair.stats, pair.graph.groups, *states, pair.permutations)
     if matching == "again":
         return match_again(pair)
     return rk.match(pair.stats, groups_for(pair.graph, matching))
@@ -119,78 +119,17 @@ def realigned(pair: AlignedPair, way: Way) -> AlignedPair | None:
     )
 
 
-def correlation(pair: AlignedPair, name: str) -> np.ndarray:
-    """Return the mean correlation of a group's members, a's in rows and b's in columns."""
-    return _mean_at_taps(pair, name, "corr")
-
-
-def covariance(pair: AlignedPair, name: str) -> np.ndarray:
-    """Return the mean covariance, that of each tap in units of its mean variance."""
-    return _mean_at_taps(pair, name, "cov")
-
-
-def _mean_at_taps(pair: AlignedPair, name: str, products: str) -> np.ndarray:
-    group = pair.graph.groups[name]
-    found = []
-    for tap in group.match_taps or (group.match_tap,):
-        moments, positions = pair.stats[tap], group.taps[tap].numpy()
-        matrix = getattr(moments, products).numpy()
-        if products == "cov":
-            matrix = matrix / float((moments.var_a.mean() * moments.var_b.mean()).sqrt())
-        found += [matrix[np.ix_(at, at)] for at in positions.T]
-    return np.mean(found, axis=0)
-
-
-def weight_similarity(pair: AlignedPair, name: str, permutations: Permutations) -> np.ndarray:
-    """Return how alike the weights of a group's members are, in units of the mean squared norm.
-
-    Mean over the weight matrices W that the group has an axis of, with the other axes of b's as
-    permuted so far: size · <W_a[i], W_b[j]> / (|W_a| |W_b|).
-    """
-    group = pair.graph.groups[name]
-    others = {key: value for key, value in permutations.items() if key != name}
-    state_b = permute_state(pair.state_plain, pair.graph.groups, others)
-    found = [np.zeros((group.size, group.size))]
-    for place in group.slices:
-        if pair.state_a[place.parameter].dim() > 1:
-            a, b = (
-                state[place.parameter].movedim(place.axis, 0)[place.positions].double()
-                for state in (pair.state_a, state_b)
-            )
-            a, b = (w.flatten(1).numpy() / float(w.norm()) for w in (a, b))
-            found.append(group.size * (a @ b.T))
-    return np.sum(found, axis=0) / max(1, len(found) - 1)
-
-
-def match_weights_too(pair: AlignedPair) -> Permutations:
-    """Match by correlations and weights together, group after group until nothing changes."""
-    correlations = {name: correlation(pair, name) for name in pair.graph.groups}
-    permutations = dict(pair.permutations)
-    for _ in range(MAX_ROUNDS):
-        before = dict(permutations)
-        for name, corr in correlations.items():
-            score = corr + weight_similarity(pair, name, permutations)
-            permutations |= _assigned(pair, {name: score})
-        if permutations == before:
-            break
-    return permutations
-
-
 def match_again(pair: AlignedPair) -> Permutations | None:
     """Match b with the repaired network as well; None where its corrections stay outside."""
     merged = replace(pair, taps="conv", corrections={}).merge(0.5, "forward")
     if merged.explicit:
         return None
-    taps = pair.graph.all_match_taps
+    taps, groups = pair.graph.all_match_taps, pair.graph.groups
     state = state_of(merged.model)
     stats = collect(pair.graph, state, pair.state_plain, pair.data, taps=taps, cross=taps)
-    second = replace(pair, stats=stats)
-    names = pair.graph.groups
-    return _assigned(pair, {n: correlation(pair, n) + correlation(second, n) for n in names})
-
-
-def _assigned(pair: AlignedPair, scores: Mapping[str, np.ndarray]) -> dict[str, rk.Permutation]:
-    return {
-        name: rk.Permutation(linear_sum_assignment(score, maximize=True)[1])
-        for name, score in scores.items()
-    }
+    found = {}
+    for name, group in groups.items():
+        both = [likeness(held, group, group, "correlation") for held in (pair.stats, stats)]
+        dead = (both[0][n] | both[1][n] for n in (1, 2))
+        found[name] = rk.Permutation(assign(both[0][0] + both[1][0], *dead))
+    return found

@@ -36,6 +36,7 @@ def repair(
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
+    match_by: str = "correlation",
     balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
@@ -62,6 +63,8 @@ def repair(
         taps: what to correct; names, patterns and kinds, see `calibrate`
         restore: "both", or the "std" or the "mean" alone; see `calibrate`
         batch_mean: average over batches as the published code does; see `calibrate`
+        match_by: what channels are matched by: "correlation" or "covariance" of activations (see
+            `match`), or correlations and "weights" together (see `weight_matching.py`)
         balance: which of b's scale symmetries are used before weights are averaged: "sign",
             "layer", "channel" or "none"; see `rk.balance`
         n_samples: how many images to use at most
@@ -93,6 +96,7 @@ def repair(
     is_shown = progress and ranks.is_first
     told = {"alpha": alpha, "variant": variant, "taps": taps, "restore": restore}
     told |= {"balance": balance, "assess": assess, "on_worse": on_worse, "add_bias": add_bias}
+    told |= {"match_by": match_by}
     with (
         preserved_rng(device),
         shown(is_shown),
@@ -106,6 +110,7 @@ def repair(
             taps=taps,
             restore=restore,
             batch_mean=batch_mean,
+            match_by=match_by,
             balance=balance,
             n_samples=n_samples,
             device=device,
@@ -156,6 +161,7 @@ def sweep(
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
+    match_by: str = "correlation",
     balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
@@ -194,7 +200,7 @@ def sweep(
     ranks = Ranks(process_group, device)
     is_shown = progress and ranks.is_first
     told = {"alphas": points, "variants": chosen, "taps": taps, "restore": restore}
-    told |= {"balance": balance, "variance_ratios": variance_ratios}
+    told |= {"balance": balance, "variance_ratios": variance_ratios, "match_by": match_by}
     with preserved_rng(device), shown(is_shown), ranks.together("sweep", **told):
         pair = align(
             model_a,
@@ -204,6 +210,7 @@ def sweep(
             taps=taps,
             restore=restore,
             batch_mean=batch_mean,
+            match_by=match_by,
             balance=balance,
             n_samples=n_samples,
             device=device,

@@ -17,6 +17,12 @@ from repair_kernels.cli.results import Result
 from repair_kernels.pipeline import repair
 from repair_kernels.variants import VARIANTS
 
+CHOSEN = (
+    *("match_by", "balance", "tap", "restore", "batch_mean"),
+    *("add_bias", "on_worse", "precision"),
+)
+"""Options of which a merged file says how they were set."""
+
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
@@ -80,6 +86,7 @@ def run_merge(options: argparse.Namespace, process: Process) -> Result:
         restore=options.restore,
         batch_mean=options.batch_mean,
         balance=options.balance,
+        match_by=options.match_by,
         n_samples=data.n_samples,
         device=options.device,
         precision=options.precision,
@@ -102,11 +109,20 @@ def run_merge(options: argparse.Namespace, process: Process) -> Result:
 
 def _origin(options: argparse.Namespace, data: dict[str, Any], images: int) -> dict[str, str]:
     """Return what the merged file was made from, and with which options."""
-    chosen = ("tap", "restore", "balance", "batch_mean", "add_bias", "on_worse", "precision")
+    chosen = (
+        "match_by",
+        "tap",
+        "restore",
+        "balance",
+        "batch_mean",
+        "add_bias",
+        "on_worse",
+        "precision",
+    )
     architecture = {"model": options.model, "arguments": keyword_arguments(options.model_arg)}
     return {
         "sources": sources(options),
         "model": json.dumps(architecture),
-        "options": json.dumps({name: getattr(options, name) for name in chosen}),
+        "options": json.dumps({name: getattr(options, name) for name in CHOSEN}),
         "data": json.dumps({**data, "samples": options.samples, "images": images}),
     }

@@ -80,6 +80,7 @@ def run_sweep(options: argparse.Namespace, process: Process) -> Result:
         restore=options.restore,
         batch_mean=options.batch_mean,
         balance=options.balance,
+        match_by=options.match_by,
         n_samples=data.n_samples,
         device=options.device,
         precision=options.precision,

@@ -51,6 +51,7 @@ def test_a_merged_checkpoint_says_how_it_was_made(pair, tmp_path, capsys, suffix
     output = tmp_path / f"merged{suffix}"
     options = ["--alpha", "0.25", "--variant", "sequential", "--tap", "conv", "--restore", "std"]
     options += ["--balance", "layer", "--on-worse", "warn", "--samples", "50"]
+    options += ["--match-by", "covariance"]
     assert main(["merge", *pair, *options, "-o", str(output), "--quiet"]) == 0
     capsys.readouterr()
     found = inspected(capsys, str(output))
@@ -65,6 +66,7 @@ def test_a_merged_checkpoint_says_how_it_was_made(pair, tmp_path, capsys, suffix
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         }
     assert made["options"]["tap"] == ["conv"]
+    assert made["options"]["match_by"] == "covariance"
     assert (made["options"]["restore"], made["options"]["balance"]) == ("std", "layer")
     assert made["data"]["data"] == str(tmp_path / "data.pt")
     assert made["data"]["sha256"] == hashlib.sha256((tmp_path / "data.pt").read_bytes()).hexdigest()
