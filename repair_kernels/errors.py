@@ -54,6 +54,10 @@ class CompilationError(RepairKernelsError, RuntimeError):
     """`torch.compile` could not compile the networks on this machine."""
 
 
+class InsufficientMemoryError(RepairKernelsError, MemoryError):
+    """What is asked for does not fit into the memory of the device or the host."""
+
+
 class FunctionChangedError(RepairKernelsError, RuntimeError):
     """A permuted network computes something else: a derived permutation group is wrong.
 

@@ -26,6 +26,7 @@ from repair_kernels.graph import (
     state_of,
 )
 from repair_kernels.identity import identify
+from repair_kernels.memory_plan import plan_memory
 from repair_kernels.numbered import NumberedBatches, Seekable, Shard, numbered
 from repair_kernels.paired_stats import PairedStats, all_reduce
 from repair_kernels.resuming import Checkpointing, Passage, ResumablePassage
@@ -49,6 +50,7 @@ def compute_stats(
     process_group: Any = None,
     shard: Shard | str | None = None,
     checkpointing: Checkpointing | None = None,
+    totals: str = "auto",
     progress: bool = False,
 ) -> PairedStats:
     """Compute both networks' channel moments and cross-correlations in one pass over the data.
@@ -78,12 +80,15 @@ def compute_stats(
         checkpointing: where to keep the pass on its way, so that after a kill it goes on to the
             same bits (on the same kind of machine, with as many threads); with a group, each rank
             has a file of its own
+        totals: where the sums of products are kept: on the "device", or on the "host", which takes
+            a copy of each batch's; "auto": on the host if they do not fit on the device
         progress: whether to show a progress bar
     Returns:
-        `PairedMoments` by tap name, float64, on the device
+        `PairedMoments` by tap name, float64, on the device, or on the host if totals are there
     Raises:
         ArchitectureMismatchError, NonFiniteWeightError, NonFiniteActivationError,
-        CalibrationDataError, GraphCaptureError, CompilationError, ArgumentError
+        CalibrationDataError, GraphCaptureError, CompilationError, ArgumentError,
+        InsufficientMemoryError
     Source:
         REPAIR (Jordan et al., 2023), §2.2 and §4
     Example:
@@ -137,6 +142,7 @@ def compute_stats(
                 precision=precision,
                 backend=backend,
                 compile=compile,
+                totals=totals,
                 progress=progress,
                 passage=passage,
             )
@@ -165,6 +171,7 @@ def collect(
     precision: str = "tf32x3",
     backend: str | None = None,
     compile: bool = False,
+    totals: str = "auto",
     progress: bool = False,
     passage: Passage | None = None,
 ) -> PairedStats:
@@ -175,12 +182,26 @@ def collect(
         diagonal: where only those of paired channels are
         joint: whether products within each network are kept, too, at the taps of `cross`
         compile: whether to compile both networks with their statistics
+        totals: where sums of products are kept
         passage: what was counted before, to be gone on with
     """
     crossed, diagonals = set(cross), set(diagonal) - set(cross)
     together = [tap for tap in taps if tap in crossed | diagonals]
     passage = passage or Passage()
     running = passage.running
+    products = _products(taps, crossed, diagonals, joint)
+    device = data.device or data.first.device
+    plan = plan_memory(
+        graph,
+        (state_a, state_b),
+        data.first,
+        products,
+        device=device,
+        totals=totals,
+        compile=compile,
+    )
+    plan.check()
+    running.keep_products_on(torch.device("cpu") if plan.on_host else device)
 
     def read_both(tap: Tap, values: list[Tensor]) -> None:
         a, b = values
@@ -210,14 +231,13 @@ def collect(
 
     states = compiled = None
     weights: list[Tensor] = []
-    with torch.no_grad(), side_by_side(2, data.device or torch.device("cpu")) as for_each:
+    with torch.no_grad(), side_by_side(2, device) as for_each:
         for batch in tqdm(
             data, total=len(data) or None, disable=not progress, desc="statistics", unit="batch"
         ):
             states = states or [as_mapping(state, batch.device) for state in (state_a, state_b)]
             # Compiled for the first batch's size, which a pass that goes on may not meet at first.
             if compile and compiled is None and passage.first_size in (None, len(batch)):
-                products = _products(taps, crossed, diagonals, joint)
                 compiled = CompiledPair(
                     graph, batch, products, precision=precision, backend=backend
                 )
