@@ -58,6 +58,10 @@ class InsufficientMemoryError(RepairKernelsError, MemoryError):
     """What is asked for does not fit into the memory of the device or the host."""
 
 
+class MissingExtraError(RepairKernelsError, ImportError):
+    """An optional dependency is not installed."""
+
+
 class FunctionChangedError(RepairKernelsError, RuntimeError):
     """A permuted network computes something else: a derived permutation group is wrong.
 

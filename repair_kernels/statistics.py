@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from repair_kernels import ops
 from repair_kernels.batches import Batches
@@ -29,6 +28,7 @@ from repair_kernels.identity import identify
 from repair_kernels.memory_plan import plan_memory
 from repair_kernels.numbered import NumberedBatches, Seekable, Shard, numbered
 from repair_kernels.paired_stats import PairedStats, all_reduce
+from repair_kernels.progress import counted, shown
 from repair_kernels.resuming import Checkpointing, Passage, ResumablePassage
 from repair_kernels.side_by_side import side_by_side
 from repair_kernels.taps import Tap
@@ -82,7 +82,7 @@ def compute_stats(
             has a file of its own
         totals: where the sums of products are kept: on the "device", or on the "host", which takes
             a copy of each batch's; "auto": on the host if they do not fit on the device
-        progress: whether to show a progress bar
+        progress: whether to show images per second and time left, on standard error
     Returns:
         `PairedMoments` by tap name, float64, on the device, or on the host if totals are there
     Raises:
@@ -100,7 +100,7 @@ def compute_stats(
     device = choose_device(device, model_a)
     is_numbered = shard is not None or isinstance(batches, Seekable)
     part: NumberedBatches | None = None
-    with preserved_rng(device):
+    with preserved_rng(device), shown(progress):
         try:
             if is_numbered or checkpointing is not None:
                 part = numbered(batches, shard=shard, n_samples=n_samples)
@@ -143,7 +143,6 @@ def compute_stats(
                 backend=backend,
                 compile=compile,
                 totals=totals,
-                progress=progress,
                 passage=passage,
             )
         except EmptyDataError:
@@ -172,7 +171,6 @@ def collect(
     backend: str | None = None,
     compile: bool = False,
     totals: str = "auto",
-    progress: bool = False,
     passage: Passage | None = None,
 ) -> PairedStats:
     """Run two weight sets over the data in lockstep; return their moments at `taps`.
@@ -232,9 +230,7 @@ def collect(
     states = compiled = None
     weights: list[Tensor] = []
     with torch.no_grad(), side_by_side(2, device) as for_each:
-        for batch in tqdm(
-            data, total=len(data) or None, disable=not progress, desc="statistics", unit="batch"
-        ):
+        for batch in counted(data, "statistics"):
             states = states or [as_mapping(state, batch.device) for state in (state_a, state_b)]
             # Compiled for the first batch's size, which a pass that goes on may not meet at first.
             if compile and compiled is None and passage.first_size in (None, len(batch)):

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "repair_kernels"
 
 # From the ground up: a module imports from rows above it in this table, or from its left.
 LAYERS = (
-    ("errors", "atomic", "version"),
+    ("errors", "atomic", "progress", "version"),
     ("reference", "kernels"),
     ("ops", "library"),
     (
@@ -53,7 +53,7 @@ LAYERS = (
         "twin",
         "compiled",
     ),
-    ("checkpoints", "plotting"),
+    ("checkpoints", "plotting", "images"),
     (
         "statistics",
         "channel_statistics",
@@ -74,6 +74,7 @@ LAYERS = (
         "assembly",
         "assessment",
         "calibration",
+        "metrics",
         "evaluation",
     ),
     ("alignment", "repair_report", "pipeline"),
