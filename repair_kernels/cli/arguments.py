@@ -70,7 +70,8 @@ def add_checkpoints(parser: Parser) -> None:
             required=True,
             metavar=PATH,
             help=f"checkpoint of network {name}: .safetensors, .pt, .pth, .ckpt, .bin, .npz, an "
-            "index of shards, or a folder of one of these or of torch.distributed.checkpoint",
+            "index of shards, a folder of one of these or of torch.distributed.checkpoint, or "
+            "torchvision:ResNet50_Weights.IMAGENET1K_V1",
         )
     for name, whose in (("", "both"), ("-a", "a"), ("-b", "b")):
         group.add_argument(

@@ -5,12 +5,14 @@ import difflib
 import importlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from repair_kernels.checkpoints import load_into, load_state_dict
 from repair_kernels.errors import ArgumentError, MissingExtraError
+from repair_kernels.published import is_published, published_weights
 
 ZOOS = ("torchvision", "timm")
 
@@ -83,10 +85,15 @@ def load_models(options: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
     for name in "ab":
         model = build(options)
         key = getattr(options, f"key_{name}") or options.key
-        state = load_state_dict(getattr(options, name), key=key)
+        state = load_state_dict(checkpoint_of(getattr(options, name)), key=key)
         load_into(model, state, name=f"network {name}")
         models.append(model.to(options.device or "cpu"))
     return models[0], models[1]
+
+
+def checkpoint_of(reference: str) -> Path:
+    """Return where a checkpoint is; weights that torchvision publishes are downloaded first."""
+    return published_weights(reference) if is_published(reference) else Path(reference)
 
 
 def keyword_arguments(pairs: Sequence[str]) -> dict[str, Any]:

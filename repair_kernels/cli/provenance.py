@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from repair_kernels.checkpoints import sha256_of
+from repair_kernels.cli.networks import checkpoint_of
 from repair_kernels.version import __version__
 
 STRUCTURED = ("sources", "explicit_layers", "options", "data", "model")
@@ -27,7 +28,8 @@ def sources(options: argparse.Namespace) -> str:
     """Return where both networks came from: names, hashes, and keys where any were given."""
     found = []
     for name in "ab":
-        source = {"path": str(getattr(options, name)), "sha256": sha256_of(getattr(options, name))}
+        reference = getattr(options, name)
+        source = {"path": reference, "sha256": sha256_of(checkpoint_of(reference))}
         key = getattr(options, f"key_{name}") or options.key
         found.append({**source, "key": key} if key else source)
     return json.dumps(found)

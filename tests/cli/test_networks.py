@@ -1,5 +1,7 @@
 """Networks by name: whose they are, with random weights, and what is said of wrong names."""
 
+import hashlib
+import json
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -7,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from repair_kernels.checkpoints import load_state_dict, save_state_dict
-from repair_kernels.cli import main
+from repair_kernels.checkpoints import load_metadata, load_state_dict, save_state_dict
+from repair_kernels.cli import main, networks
 from repair_kernels.cli.networks import builder
 from repair_kernels.errors import ArgumentError, MissingExtraError
 from tests.command_lines import mlp
@@ -77,3 +79,14 @@ def test_checkpoints_in_folders_are_merged(pair, tmp_path) -> None:
     folders = ["--a", str(tmp_path / "a"), "--b", str(tmp_path / "b")]
     output = str(tmp_path / "merged.safetensors")
     assert main(["merge", *pair, *folders, "--variant", "none", "-o", output]) == 0
+
+
+def test_published_weights_are_taken_by_name(pair, tmp_path, monkeypatch) -> None:
+    file = tmp_path / "a.safetensors"
+    monkeypatch.setattr(networks, "published_weights", lambda name: file)
+    named = ["--a", "torchvision:ResNet50_Weights.IMAGENET1K_V1"]
+    output = tmp_path / "merged.safetensors"
+    assert main(["merge", *pair, *named, "--variant", "none", "-o", str(output)]) == 0
+    source = json.loads(load_metadata(output)["sources"])[0]
+    assert source["path"] == "torchvision:ResNet50_Weights.IMAGENET1K_V1"
+    assert source["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
