@@ -2,6 +2,7 @@
 
     python bench/ablation.py                  all pairs, into bench/results/ablation.json
     python bench/ablation.py --pairs embedded
+    python bench/ablation.py --ways "sequential"     one way, into a file that has the others
 
 The pairs of `real_pairs.py`, and one of two authors (dansun_8_1 / akamaster: other training, other
 scales). The first training images without augmentation calibrate, all test images measure; the
@@ -13,7 +14,7 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 import repair_kernels as rk  # noqa: E402
 from bench.provenance import provenance  # noqa: E402
 from bench.real_pairs import EMBEDDED, PAIRS, Pair  # noqa: E402
-from bench.ways import WAYS, realigned  # noqa: E402
+from bench.ways import WAYS, Way, realigned  # noqa: E402
 from models import datasets  # noqa: E402
 from models.augmentation import flip, translate  # noqa: E402
 from repair_kernels.alignment import AlignedPair, align  # noqa: E402
@@ -69,8 +70,8 @@ def in_batches(images: Images) -> list[Images]:
     return list(zip(images[0].split(500), images[1].split(500), strict=True))
 
 
-def measure(pair: Pair, folder: Path, samples: int, redraws: int) -> dict:
-    """Merge one pair in every way."""
+def measure(pair: Pair, folder: Path, samples: int, redraws: int, ways: Mapping[str, Way]) -> dict:
+    """Merge one pair in some ways."""
     models, pool = pair.models(folder), pooled(pair)
     evaluate = rk.classifier_metrics(pair.inputs("test"))
     rows: dict[str, dict[str, list[float]]] = {}
@@ -78,7 +79,7 @@ def measure(pair: Pair, folder: Path, samples: int, redraws: int) -> dict:
     for number, images in enumerate(draws(pool, samples, redraws)):
         n_images = len(images[0])
         aligned: dict[bool, AlignedPair] = {}
-        for label, way in WAYS.items():
+        for label, way in ways.items():
             is_left_out = number > 0 and not way.redrawn
             if is_left_out or not (has_norms(models[0]) or needs_no_norms(label)):
                 continue
@@ -139,8 +140,11 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=5000, help="images to calibrate with")
     parser.add_argument("--draws", type=int, default=3, help="sets of them (default: 3)")
     parser.add_argument("--most", type=int, default=5000, help="most images of the counts")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="(default: all)", metavar="WAY")
     options = parser.parse_args()
-    found = []
+    ways = WAYS if options.ways is None else {label: WAYS[label] for label in options.ways}
+    kept = json.loads(options.json.read_text()) if options.ways else {"pairs": []}
+    found = kept["pairs"]
     for kind in options.pairs:
         folders = [folder / "checkpoints" for folder in datasets.search_path()]
         folder = next((f for f in folders if f.is_dir()), None)
@@ -156,10 +160,17 @@ def main() -> int:
         for pair in ALL[kind]:
             print(pair.name, flush=True)
             made = provenance("ablation.py", torch.device("cpu"), sys.argv[1:])
-            rows = measure(pair, folder, options.samples, options.draws)
-            found.append({**rows, "counts": measure_counts(pair, folder, options.most)})
+            rows = measure(pair, folder, options.samples, options.draws, ways)
+            if options.ways is None:
+                found.append({**rows, "counts": measure_counts(pair, folder, options.most)})
+                made["pairs"] = found
+            else:
+                [others] = [held for held in found if held["pair"] == pair.name]
+                others["ways"] |= rows["ways"]
+                added = [*kept.get("added", []), {**made, "ways": options.ways}]
+                made = {**kept, "added": added, "pairs": found}
             with atomic_path(options.json) as temporary:
-                temporary.write_text(json.dumps({**made, "pairs": found}, indent=1) + "\n")
+                temporary.write_text(json.dumps(made, indent=1) + "\n")
     print(f"written to {options.json}")
     return 0
 

@@ -64,6 +64,7 @@ WAYS = {
     "BatchNorms reset: augmented images": Way("reset_norm", augmented=True),
     "distilled (default)": Way(redrawn=True),
     "distilled: matched as in the paper": Way(matching="last", balance="none", redrawn=True),
+    "distilled: matched by covariances": Way(matching="covariance", redrawn=True),
     "distilled: matched by weights as well": Way(matching="weights", redrawn=True),
     "distilled: blocks corrected, too": Way(taps=("conv", "block")),
     "distilled: augmented images": Way(augmented=True),
@@ -90,7 +91,7 @@ def groups_for(graph: NetworkGraph, matching: str) -> dict[str, PermutationGroup
 def permutations_for(pair: AlignedPair, matching: str) -> Permutations | None:
     """Match in another way; None where a way has no meaning."""
     if matching == "covariance":
-        return _assigned(pair, {name: covariance(pair, name) for name in pair.graph.groups})
+        return rk.match(pair.stats, pair.graph.groups, by="covariance")
     if matching == "weights":
         return match_weights_too(pair)
     if matching == "again":
@@ -121,23 +122,11 @@ def realigned(pair: AlignedPair, way: Way) -> AlignedPair | None:
 
 def correlation(pair: AlignedPair, name: str) -> np.ndarray:
     """Return the mean correlation of a group's members, a's in rows and b's in columns."""
-    return _mean_at_taps(pair, name, "corr")
-
-
-def covariance(pair: AlignedPair, name: str) -> np.ndarray:
-    """Return the mean covariance, that of each tap in units of its mean variance."""
-    return _mean_at_taps(pair, name, "cov")
-
-
-def _mean_at_taps(pair: AlignedPair, name: str, products: str) -> np.ndarray:
     group = pair.graph.groups[name]
     found = []
     for tap in group.match_taps or (group.match_tap,):
-        moments, positions = pair.stats[tap], group.taps[tap].numpy()
-        matrix = getattr(moments, products).numpy()
-        if products == "cov":
-            matrix = matrix / float((moments.var_a.mean() * moments.var_b.mean()).sqrt())
-        found += [matrix[np.ix_(at, at)] for at in positions.T]
+        corr = pair.stats[tap].corr.numpy()
+        found += [corr[np.ix_(at, at)] for at in group.taps[tap].numpy().T]
     return np.mean(found, axis=0)
 
 

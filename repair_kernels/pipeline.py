@@ -36,6 +36,7 @@ def repair(
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
+    match_by: str = "correlation",
     balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
@@ -62,6 +63,7 @@ def repair(
         taps: what to correct; names, patterns and kinds, see `calibrate`
         restore: "both", or the "std" or the "mean" alone; see `calibrate`
         batch_mean: average over batches as the published code does; see `calibrate`
+        match_by: what channels are matched by, "correlation" or "covariance", see `match`
         balance: which of b's scale symmetries are used before weights are averaged: "sign",
             "layer", "channel" or "none"; see `rk.balance`
         n_samples: how many images to use at most
@@ -106,6 +108,7 @@ def repair(
             taps=taps,
             restore=restore,
             batch_mean=batch_mean,
+            match_by=match_by,
             balance=balance,
             n_samples=n_samples,
             device=device,
@@ -156,6 +159,7 @@ def sweep(
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
+    match_by: str = "correlation",
     balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
@@ -204,6 +208,7 @@ def sweep(
             taps=taps,
             restore=restore,
             batch_mean=batch_mean,
+            match_by=match_by,
             balance=balance,
             n_samples=n_samples,
             device=device,
