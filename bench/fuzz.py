@@ -39,7 +39,7 @@ from repair_kernels.errors import RepairKernelsError  # noqa: E402
 
 FORK = multiprocessing.get_context("fork")
 SECONDS = 30.0
-"""How long a reader may take for one of these small files."""
+"""How long a reader may work on one of these small files, by the processor's clock."""
 GROWTH = 2**30
 """How much memory it may take more than before."""
 HOSTILE = 0.15
@@ -147,13 +147,13 @@ def _limited(seconds: float) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TooSlow
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 @contextlib.contextmanager
