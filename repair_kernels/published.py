@@ -34,7 +34,7 @@ def published_weights(reference: str, *, progress: bool = False) -> Path:
     """
     name = reference.removeprefix(PREFIX)
     try:
-        from torchvision.models import get_weight
+        from torchvision.models import get_weight  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError) as error:  # built for another torch, it fails at an operator
         raise MissingExtraError(
             f"published weights need torchvision; importing it failed: {error}; install the "

@@ -26,6 +26,7 @@ from repair_kernels.graph import (
     state_of,
 )
 from repair_kernels.identity import identify
+from repair_kernels.memory_plan import plan_memory
 from repair_kernels.numbered import NumberedBatches, Seekable, Shard, numbered
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.progress import counted, shown
@@ -51,6 +52,7 @@ def compute_stats(
     process_group: Any = None,
     shard: Shard | str | None = None,
     checkpointing: Checkpointing | None = None,
+    totals: str = "auto",
     progress: bool = False,
 ) -> PairedStats:
     """Compute both networks' channel moments and cross-correlations in one pass over the data.
@@ -82,14 +84,17 @@ def compute_stats(
         checkpointing: where to keep the pass on its way, so that after a kill it goes on to the
             same bits (on the same kind of machine, with as many threads); with a group, each rank
             has a file of its own
+        totals: where the sums of products are kept: on the "device", or on the "host", which takes
+            a copy of each batch's; "auto": on the host if they do not fit on the device
         progress: whether to show images per second and time left, on standard error; of several
             ranks the first one does
     Returns:
-        `PairedMoments` by tap name, float64, on the device
+        `PairedMoments` by tap name, float64, on the device, or on the host if totals are there
     Raises:
         ArchitectureMismatchError, NonFiniteWeightError, NonFiniteActivationError,
-        CalibrationDataError, GraphCaptureError, CompilationError, ArgumentError; FailedRankError
-        or LostRankError where another rank failed, or is gone
+        CalibrationDataError, GraphCaptureError, CompilationError, ArgumentError,
+        InsufficientMemoryError; FailedRankError or LostRankError where another rank failed, or is
+        gone
     Source:
         REPAIR (Jordan et al., 2023), §2.2 and §4
     Example:
@@ -139,6 +144,7 @@ def compute_stats(
                 precision=precision,
                 backend=backend,
                 compile=compile,
+                totals=totals,
                 passage=passage,
             )
         except EmptyDataError:
@@ -183,6 +189,7 @@ def collect(
     precision: str = "tf32x3",
     backend: str | None = None,
     compile: bool = False,
+    totals: str = "auto",
     passage: Passage | None = None,
 ) -> PairedStats:
     """Run two weight sets over the data in lockstep; return their moments at `taps`.
@@ -192,12 +199,26 @@ def collect(
         diagonal: where only those of paired channels are
         joint: whether products within each network are kept, too, at the taps of `cross`
         compile: whether to compile both networks with their statistics
+        totals: where sums of products are kept
         passage: what was counted before, to be gone on with
     """
     crossed, diagonals = set(cross), set(diagonal) - set(cross)
     together = [tap for tap in taps if tap in crossed | diagonals]
     passage = passage or Passage()
     running = passage.running
+    products = _products(taps, crossed, diagonals, joint)
+    device = data.device or data.first.device
+    plan = plan_memory(
+        graph,
+        (state_a, state_b),
+        data.first,
+        products,
+        device=device,
+        totals=totals,
+        compile=compile,
+    )
+    plan.check()
+    running.keep_products_on(torch.device("cpu") if plan.on_host else device)
 
     def read_both(tap: Tap, values: list[Tensor]) -> None:
         a, b = values
@@ -227,12 +248,11 @@ def collect(
 
     states = compiled = None
     weights: list[Tensor] = []
-    with torch.no_grad(), side_by_side(2, data.device or torch.device("cpu")) as for_each:
+    with torch.no_grad(), side_by_side(2, device) as for_each:
         for batch in counted(data, "statistics"):
             states = states or [as_mapping(state, batch.device) for state in (state_a, state_b)]
             # Compiled for the first batch's size, which a pass that goes on may not meet at first.
             if compile and compiled is None and passage.first_size in (None, len(batch)):
-                products = _products(taps, crossed, diagonals, joint)
                 compiled = CompiledPair(
                     graph, batch, products, precision=precision, backend=backend
                 )

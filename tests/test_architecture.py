@@ -47,6 +47,7 @@ LAYERS = (
         "parts",
         "batches",
         "numbered",
+        "memory_plan",
         "checkpoint_file",
         "resuming",
         "affine",

@@ -109,16 +109,6 @@ def run_merge(options: argparse.Namespace, process: Process) -> Result:
 
 def _origin(options: argparse.Namespace, data: dict[str, Any], images: int) -> dict[str, str]:
     """Return what the merged file was made from, and with which options."""
-    chosen = (
-        "match_by",
-        "tap",
-        "restore",
-        "balance",
-        "batch_mean",
-        "add_bias",
-        "on_worse",
-        "precision",
-    )
     architecture = {"model": options.model, "arguments": keyword_arguments(options.model_arg)}
     return {
         "sources": sources(options),

@@ -43,6 +43,7 @@ def run_stats(options: argparse.Namespace, process: Process) -> Result:
         device=options.device,
         precision=options.precision,
         compile=options.compile,
+        totals=options.totals,
         shard=options.shard or ("1/1" if process.size == 1 else None),
         checkpointing=checkpointing,
         **process.grouped,

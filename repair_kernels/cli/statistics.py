@@ -4,6 +4,7 @@ from typing import Any
 
 from repair_kernels.cli import arguments
 from repair_kernels.cli.shards import run_merge_stats, run_stats
+from repair_kernels.memory_plan import PLACES
 
 
 def add(commands: Any) -> None:
@@ -66,6 +67,13 @@ def _add_stats(commands: Any) -> None:
         "--compile",
         action="store_true",
         help="compile both networks with their statistics (torch.compile)",
+    )
+    parser.add_argument(
+        "--totals",
+        choices=PLACES,
+        default="auto",
+        help="where correlations are summed: on the device, or on the host, which is slower "
+        "(default: auto: on the device if they fit)",
     )
     arguments.add_printing(parser)
 
