@@ -23,6 +23,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -208,17 +209,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--files", type=int, default=10_000, help="of all readers together")
     parser.add_argument("--reader", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--jobs", type=int, default=1, help="readers at a time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     options = parser.parse_args(arguments)
     each = -(-options.files // len(options.reader))
     rows = []
-    for name in options.reader:
-        rows.append(fuzz_in_its_own_process(name, each, options.seed))
-        shown = {key: value for key, value in rows[-1].items() if key != "faults"}
-        print(shown, f"{len(rows[-1]['faults'])} faults", flush=True)
-        for fault in rows[-1]["faults"][:5]:
-            print("  ", fault, flush=True)
+    count = len(options.reader)
+    with ProcessPoolExecutor(options.jobs, mp_context=FORK) as pool:
+        job = options.reader, [each] * count, [options.seed] * count
+        for row in pool.map(fuzz_in_its_own_process, *job):
+            rows.append(row)
+            shown = {key: value for key, value in row.items() if key != "faults"}
+            print(shown, f"{len(row['faults'])} faults", flush=True)
+            for fault in row["faults"][:5]:
+                print("  ", fault, flush=True)
     if options.json:
         where = provenance("fuzz.py", torch.device("cpu"), arguments or sys.argv[1:])
         faults = sum(len(row["faults"]) for row in rows)

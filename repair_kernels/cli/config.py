@@ -28,6 +28,8 @@ else:
 
 OPTION = "--config"
 NOT_IN_FILES = ("config", "help")
+LARGEST = 2**15
+"""In bytes. Keys of many parts take a TOML parser the square of their number."""
 
 
 def with_file(whole: argparse.ArgumentParser, arguments: list[str]) -> list[str]:
@@ -66,6 +68,11 @@ def commands_of(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPa
 
 def _read(file: str) -> dict[str, Any]:
     try:
+        size = Path(file).stat().st_size
+        if size > LARGEST:
+            raise ValueError(
+                f"has {size:,} bytes, and options fit into {LARGEST:,}; name a file of options"
+            )
         return tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror or error}); check the path") from error

@@ -89,6 +89,10 @@ def test_what_is_there_already_need_not_be_on_the_command_line(tmp_path: Path) -
         ("alpha = 'much'", "argument --alpha: invalid float value: 'much'"),
         ("variant = 'forwards'", "argument --variant: invalid choice: 'forwards'"),
         ("alpha = ", "is no TOML"),
+        (
+            "a" + ".a" * 50_000 + " = 1",
+            "has 100,005 bytes, and options fit into 32,768; name a file",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file_is_wrong_usage(tmp_path, capsys, text, said) -> None:
