@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 		echo "Install one (Debian, Ubuntu: apt-get install python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
 		exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[plot,dev,docs]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[plot,images,dev,docs]'
 	@touch $@
 
 clean:  ## remove the environment, caches and the demo's output

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.datasets import batches
-from repair_kernels.evaluation import classifier_metrics
+from repair_kernels.metrics import classifier_metrics
 
 
 def evaluate(

@@ -142,11 +142,15 @@ class AlignedPair:
         As many weight sets as fit into `WEIGHT_BYTES_PER_PASS` are held at a time, and share one
         pass over the data.
         """
+        for share in self._shares(alphas):
+            for state, corrections in self.correct(share, variant):
+                yield assemble(self.model_a, self.graph, state, corrections, add_bias=add_bias)
+
+    def _shares(self, alphas: Sequence[float]) -> Iterator[Sequence[float]]:
         size = sum(tensor.nbytes for tensor in self.state_a.values())
         per_pass = max(1, WEIGHT_BYTES_PER_PASS // max(1, size))
         for start in range(0, len(alphas), per_pass):
-            for state, corrections in self.correct(alphas[start : start + per_pass], variant):
-                yield assemble(self.model_a, self.graph, state, corrections, add_bias=add_bias)
+            yield alphas[start : start + per_pass]
 
     def assess(self, alpha: float, variant: str, merged: MergedNetwork) -> Assessment | None:
         """Measure a network that was merged so; None if it is as aligned, or data are spent."""
@@ -160,33 +164,61 @@ class AlignedPair:
         )
 
     def sweep(
-        self, evaluate: Evaluate, alphas: Sequence[float], variants: Sequence[str], ends: Ends
+        self,
+        evaluate: Evaluate,
+        alphas: Sequence[float],
+        variants: Sequence[str],
+        ends: Ends,
+        *,
+        variance_ratios: bool = True,
     ) -> Path:
-        """Evaluate every variant at every alpha; `ends` holds the metrics of the endpoints."""
+        """Evaluate every variant at every alpha; `ends` holds the metrics of the endpoints.
+
+        Args:
+            variance_ratios: whether to measure them, where the data can be read again
+        """
         points = sorted({0.0, 1.0, *alphas})
         metrics: dict[str, dict[str, tuple[float, ...]]] = {}
+        ratios: dict[str, dict[str, tuple[float, ...]]] = {}
         for variant in variants:
             merged = self.merge_each(points[1:-1], variant)
             inner = [dict(evaluate(network.model)) for network in merged]
             rows = [ends[0], *inner, ends[1]]
             _check_same_metrics(rows)
             metrics[variant] = {name: tuple(float(row[name]) for row in rows) for name in rows[0]}
-        return Path(alphas=tuple(points), metrics=metrics)
+            if variance_ratios and self.data.is_repeatable:
+                found = list(self.variance_ratios_each(points[1:-1], variant))
+                ratios[variant] = {
+                    tap: (1.0, *(at_alpha[tap] for at_alpha in found), 1.0) for tap in self.stats
+                }
+        return Path(tuple(points), metrics, ratios)
 
     def variance_ratios(self, alpha: float, variant: str) -> dict[str, float]:
         """Return per tap how much of the endpoints' variance the network at alpha has (§3.1)."""
-        [(state, corrections)] = self.correct([alpha], variant)
-        taps = tuple(self.stats)
-        [seen] = collect_channels(
-            self.graph,
-            [{**state, **corrections.statistics}],
-            self.data,
-            taps=taps,
-            affines=[corrections.affines],
-            backend=self.backend,
-        )
-        ends = self.stats
-        return {t: variance_ratio(seen[t].var, ends[t].var_a, ends[t].var_b, alpha) for t in taps}
+        return next(self.variance_ratios_each([alpha], variant))
+
+    def variance_ratios_each(
+        self, alphas: Sequence[float], variant: str
+    ) -> Iterator[dict[str, float]]:
+        """Yield the ratios at each alpha; as many as `merge_each` has share a pass."""
+        ends = self.stats if variant == "plain" else self.aligned_stats
+        for share in self._shares(alphas):
+            merged = self.correct(share, variant)
+            seen = collect_channels(
+                self.graph,
+                [{**state, **corrections.statistics} for state, corrections in merged],
+                self.data,
+                taps=tuple(ends),
+                affines=[corrections.affines for _, corrections in merged],
+                networks=[f"merged at alpha {alpha:g}" for alpha in share],
+                backend=self.backend,
+                stage="variances",
+            )
+            for alpha, found in zip(share, seen, strict=True):
+                yield {
+                    tap: variance_ratio(found[tap].var, held.var_a, held.var_b, alpha)
+                    for tap, held in ends.items()
+                }
 
 
 def align(
@@ -203,7 +235,6 @@ def align(
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
     backend: str | None = None,
-    progress: bool = False,
     verify: bool = True,
 ) -> AlignedPair:
     """Collect the statistics in one pass, match, and carry b's channels into a's order and scales.
@@ -235,7 +266,6 @@ def align(
         cross=tuple(crossed),
         precision=precision,
         backend=backend,
-        progress=progress,
     )
     _warn_of_few_samples(graph, stats)
     permutations = match(stats, graph.groups)

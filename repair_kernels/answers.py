@@ -17,6 +17,7 @@ from torch.nn import functional
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.output_losses import first_tensor
+from repair_kernels.progress import counted
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def endpoint_answers(
     are_probabilities = False
     placed = None
     with torch.no_grad():
-        for batch in data:
+        for batch in counted(data, "endpoints' answers"):
             placed = placed or [as_mapping(state, batch.device) for state in ends]
             images.append(batch.cpu())
             for held, output in zip(answers, execute(graph, placed, batch), strict=True):

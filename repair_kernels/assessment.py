@@ -18,15 +18,20 @@ from repair_kernels import ops
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.assembly import MergedNetwork
 from repair_kernels.batches import Batches
-from repair_kernels.errors import NonFiniteActivationError
+from repair_kernels.errors import ArgumentError, NonFiniteActivationError
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.folding.behind import as_readers_see
 from repair_kernels.goals import Goal
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.moments import ChannelMoments
 from repair_kernels.output_losses import LossComparison, Losses
+from repair_kernels.progress import counted
 from repair_kernels.running import RunningMoments
 from repair_kernels.taps import Tap
+
+ON_WORSE = ("aligned", "warn")
+"""What to return if a calibration makes the loss worse: the aligned network, or the corrected one
+with a warning."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,22 @@ class Assessment:
         """Whether the calibration made the network worse on the calibration data."""
         return self.losses is None or self.losses.is_worse
 
+    def worse(self, returned: str) -> str:
+        """Say what the calibration made worse, and which network is returned."""
+        what = f"the corrected network overflows on the calibration data ({self.overflow})"
+        if self.losses is not None:
+            what = (
+                f"the correction made the {self.losses.kind} on the calibration data worse: "
+                f"{self.losses.corrected:.4g}, and {self.losses.aligned:.4g} aligned only"
+            )
+        if returned == "aligned":
+            kept = "the aligned network is returned (`on_worse='warn'` returns the corrected)"
+        else:
+            kept = (
+                "the corrected network is returned (`on_worse='aligned'` returns the aligned one)"
+            )
+        return f"{what}; {kept}"
+
 
 def assess(
     graph: NetworkGraph,
@@ -95,7 +116,7 @@ def assess(
     network, states = None, []
     try:
         with torch.no_grad():
-            for batch, labels in data.labelled():
+            for batch, labels in counted(data.labelled(), "assessment", data.expected_images):
                 network = network or _Watched(graph, state, layers, views, goals, running, backend)
                 states = states or [as_mapping(s, batch.device) for s in (aligned, *ends)]
                 corrected = network.run(batch)
@@ -149,6 +170,21 @@ class _Watched:
             n_samples = seen.numel() // seen.shape[tap.channel_dim]
             self._running.add(tap.name, 0, n_samples, sums)
         return [value]
+
+
+def check_on_worse(on_worse: str | None, *, optional: bool = False) -> None:
+    """Check what is to be done if a calibration makes the loss worse.
+
+    Args:
+        optional: whether None, for nothing, will do
+    Raises:
+        ArgumentError: when it is none of `ON_WORSE`
+    """
+    known = (*ON_WORSE, None) if optional else ON_WORSE
+    if on_worse not in known:
+        raise ArgumentError(
+            f"`on_worse` must be one of {', '.join(map(repr, known))}; got {on_worse!r}"
+        )
 
 
 def _exactness(moments: ChannelMoments, wanted: Goal) -> Exactness:

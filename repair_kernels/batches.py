@@ -4,7 +4,7 @@ The second item is the labels, if it is one class number per image.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import chain, islice
 from typing import Any
 
@@ -51,6 +51,34 @@ def labels_of(batch: Any, n: int) -> Tensor | None:
     return labels if is_integer and labels.dtype != torch.bool else None
 
 
+def images_in(batches: Iterable[Any]) -> int | None:
+    """Return how many images batches have, at most, where that is known before they are read."""
+    if isinstance(batches, list | tuple):
+        return sum(len(input_of(batch, number)) for number, batch in enumerate(batches))
+    size = getattr(batches, "batch_size", None)
+    return len(batches) * size if isinstance(batches, Sized) and isinstance(size, int) else None
+
+
+def check_samples(n_samples: int | None) -> None:
+    """Refuse what is no number of images to use at most."""
+    if n_samples is not None and (
+        isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1
+    ):
+        raise CalibrationDataError(
+            f"`n_samples` must be a positive number of images; got {n_samples!r}; omit it to "
+            "use all"
+        )
+
+
+def check_iterable(batches: object) -> None:
+    """Refuse what does not hold batches."""
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise CalibrationDataError(
+            f"`batches` must be an iterable of batches; got a {type(batches).__name__}; "
+            "pass a DataLoader, or a list with one tensor in it"
+        )
+
+
 def in_pieces(batches: Iterable[Tensor], images: int) -> Iterator[Tensor]:
     """Yield the images of batches in pieces of the same size, wherever the batches end.
 
@@ -89,21 +117,12 @@ class Batches:
         device: torch.device | None = None,
         n_samples: int | None = None,
     ):
-        if n_samples is not None and (
-            isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1
-        ):
-            raise CalibrationDataError(
-                f"`n_samples` must be a positive number of images; got {n_samples!r}; omit it to "
-                "use all"
-            )
-        if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
-            raise CalibrationDataError(
-                f"`batches` must be an iterable of batches; got a {type(batches).__name__}; "
-                "pass a DataLoader, or a list with one tensor in it"
-            )
+        check_samples(n_samples)
+        check_iterable(batches)
         self.device = device
         self.n_samples = n_samples
         self._source = batches
+        self._n_batches = len(batches) if isinstance(batches, Sized) else 0
         self._pending: Iterator[Any] | None = iter(batches)
         taken = list(islice(self._pending, 1))
         if not taken:
@@ -113,18 +132,28 @@ class Batches:
         self.first = input_of(taken[0], 0)
         self._pending = chain(taken, self._pending)
         self.is_repeatable = not isinstance(batches, Iterator)
+        self._counted: int | None = None
 
     def __len__(self) -> int:
         """Return the number of batches where the source knows it, else 0."""
         return len(self._source) if hasattr(self._source, "__len__") else 0  # type: ignore[arg-type]
 
+    @property
+    def expected_images(self) -> int | None:
+        """How many images a pass will see: at most, before the first pass; None: not known."""
+        if self._counted is not None:
+            return self._counted
+        known = images_in(self._source) or self._n_batches * len(self.first) or None
+        limits = [n for n in (known, self.n_samples) if n is not None]
+        return min(limits, default=None)
+
     def __iter__(self) -> Iterator[Tensor]:
         """Yield inputs on the device, each of the first one's shape but for the batch dimension."""
         return (x for x, _ in self.labelled())
 
-    def pieces(self) -> Iterator[Tensor]:
-        """Yield the same images in pieces that do not depend on where the batches end."""
-        return in_pieces(self, piece_size(self.first))
+    def pieces(self) -> "Pieces":
+        """Return the same images in pieces that do not depend on where the batches end."""
+        return Pieces(self)
 
     def labelled(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield inputs as iterating does, each with its class numbers where the batch has them."""
@@ -155,6 +184,7 @@ class Batches:
                 yield self._placed(x), None if labels is None else self._placed(labels)
             if left == 0:
                 break
+        self._counted = n_images
         if n_images == 0:
             raise EmptyDataError(
                 "`batches` must hold at least one image; all batches are empty; check the data "
@@ -164,3 +194,18 @@ class Batches:
     def _placed(self, x: Tensor) -> Tensor:
         x = x.detach()
         return x if self.device is None else x.to(self.device, non_blocking=True)
+
+
+class Pieces:
+    """The images of batches, in pieces of one size."""
+
+    def __init__(self, data: Batches):
+        self._data = data
+
+    @property
+    def expected_images(self) -> int | None:
+        """See `Batches`."""
+        return self._data.expected_images
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return in_pieces(self._data, piece_size(self._data.first))

@@ -1,5 +1,6 @@
 """REPAIR: give the channels of interpolated networks the interpolated mean and std."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -7,15 +8,17 @@ import torch
 from torch import nn
 
 from repair_kernels.assembly import assemble
+from repair_kernels.assessment import assess, check_on_worse
 from repair_kernels.batches import Batches
 from repair_kernels.channel_statistics import paired_averages
 from repair_kernels.endpoints import capture_pair, check_alpha, choose_device, preserved_rng
-from repair_kernels.errors import ArgumentError
+from repair_kernels.errors import ArgumentError, CalibrationWarning
 from repair_kernels.goals import check_restore
 from repair_kernels.graph import state_of
 from repair_kernels.interpolation import interpolate, interpolate_state
 from repair_kernels.moments import PairedMoments
 from repair_kernels.norm_reset import check_has_norms
+from repair_kernels.permutation import with_state
 from repair_kernels.statistics import collect
 from repair_kernels.variants import check_batch_mean, check_variant, correct, correction_taps
 
@@ -35,6 +38,7 @@ def calibrate(
     device: torch.device | str | None = None,
     backend: str | None = None,
     add_bias: bool = False,
+    on_worse: str | None = "warn",
 ) -> nn.Module:
     """Interpolate two aligned networks and restore the statistics of the chosen taps.
 
@@ -56,6 +60,10 @@ def calibrate(
         n_samples: how many images to use at most
         add_bias: whether a layer without a bias may get one, where nothing else holds a shift; it
             is a new name among the weights. Otherwise the shift is an explicit layer.
+        on_worse: what to do if the corrected network's loss on `batches` is worse than that of the
+            network without corrections: "warn" (`CalibrationWarning`), or return the latter
+            ("aligned", which warns as well); None: do not measure it. Measuring is one more pass;
+            data that can be read once only is not measured on
     Returns:
         a new network: of the class of `model_a` with corrections in its weights, and explicit
         `ChannelAffine` layers where they cannot be folded; on the device of `model_a`
@@ -67,6 +75,7 @@ def calibrate(
     """
     alpha, variant, restore = check_alpha(alpha), check_variant(variant), check_restore(restore)
     check_batch_mean(batch_mean, [variant])
+    check_on_worse(on_worse, optional=True)
     if batch_mean and stats is not None:
         raise ArgumentError(
             "`batch_mean` averages over batches, and `stats` are pooled; give one of the two"
@@ -115,4 +124,12 @@ def calibrate(
             batch_mean=batch_mean,
             backend=backend,
         )
-        return assemble(model_a, graph, merged, corrections, add_bias=add_bias).model
+        network = assemble(model_a, graph, merged, corrections, add_bias=add_bias)
+        if on_worse is None or not network.is_changed or not data.is_repeatable:
+            return network.model
+        found = assess(graph, network, merged, (state_a, state_b), {}, data, alpha, backend=backend)
+    if not found.is_worse:
+        return network.model
+    returned = "aligned" if on_worse == "aligned" else "corrected"
+    warnings.warn(found.worse(returned), CalibrationWarning, stacklevel=2)
+    return with_state(model_a, merged) if on_worse == "aligned" else network.model

@@ -28,6 +28,7 @@ from repair_kernels.errors import ArgumentError
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.goals import Goal
 from repair_kernels.graph import NetworkGraph, State
+from repair_kernels.progress import meter
 from repair_kernels.taps import Tap
 
 SEED = 0
@@ -153,23 +154,25 @@ def distil(
     steps = recipe.epochs * -(-len(fitted) // recipe.batch_size)
     optimizer = torch.optim.Adam(moving.steps.values(), lr=recipe.learning_rate)
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
-    for _ in range(recipe.epochs):
-        order = fitted[torch.randperm(len(fitted), generator=generator)]
-        for index in order.split(recipe.batch_size):
-            with torch.enable_grad():
-                value = loss(index)
-            if not value.requires_grad:
-                raise ArgumentError(
-                    "variant 'distilled' needs gradients of the network's output, and none come "
-                    "through this network; use variant='sequential'"
-                )
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            schedule.step()
-        found = held_out_loss()
-        if found < best:
-            best, kept = found, moving.frozen()
+    with meter("distillation", recipe.epochs * len(fitted)) as done:
+        for _ in range(recipe.epochs):
+            order = fitted[torch.randperm(len(fitted), generator=generator)]
+            for index in order.split(recipe.batch_size):
+                with torch.enable_grad():
+                    value = loss(index)
+                if not value.requires_grad:
+                    raise ArgumentError(
+                        "variant 'distilled' needs gradients of the network's output, and none "
+                        "come through this network; use variant='sequential'"
+                    )
+                optimizer.zero_grad()
+                value.backward()
+                optimizer.step()
+                schedule.step()
+                done.update(len(index))
+            found = held_out_loss()
+            if found < best:
+                best, kept = found, moving.frozen()
     return {
         tap: ChannelAffine(scale.double(), shift.double(), start[tap].channel_dim)
         for tap, (scale, shift) in kept.items()

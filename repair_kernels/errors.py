@@ -18,6 +18,10 @@ class ArchitectureMismatchError(RepairKernelsError, ValueError):
     """Two networks, or a network and a checkpoint, are not of one architecture."""
 
 
+class StatisticsMismatchError(RepairKernelsError, ValueError):
+    """Statistics cannot be merged: of other networks or data, or of images counted already."""
+
+
 class NonFiniteWeightError(RepairKernelsError, ValueError):
     """A parameter or buffer of a network holds NaN or infinity."""
 
@@ -48,6 +52,10 @@ class GraphCaptureError(RepairKernelsError, RuntimeError):
 
 class CompilationError(RepairKernelsError, RuntimeError):
     """`torch.compile` could not compile the networks on this machine."""
+
+
+class MissingExtraError(RepairKernelsError, ImportError):
+    """An optional dependency is not installed."""
 
 
 class FunctionChangedError(RepairKernelsError, RuntimeError):

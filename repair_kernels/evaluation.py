@@ -12,18 +12,14 @@ import csv
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-import torch
 from jaxtyping import Shaped
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from repair_kernels.atomic import atomic_path
-from repair_kernels.errors import ArgumentError, CalibrationDataError
-from repair_kernels.graph import evaluating
+from repair_kernels.errors import ArgumentError
 
 # Words in a metric's name that tell its direction; the first list wins ("top1_error").
 LOWER_WORDS = {"loss", "error", "err", "nll", "perplexity", "ppl", "mse", "mae", "rmse"}
@@ -39,10 +35,13 @@ class Path:
         alphas: weights of network b, rising from 0 to 1
         metrics: for each variant the values of each metric, one per alpha; those at the ends are
             the endpoints' own
+        variance_ratios: for each variant that was measured so, and each tap in network order, the
+            ratio of `variance_ratio`, one per alpha
 
     Raises:
         ArgumentError: when `alphas` do not rise from 0 to 1, or `metrics` has no variant, no
-            metric, or not the same metrics with one value per alpha for every variant
+            metric, or not the same metrics with one value per alpha for every variant, or
+            `variance_ratios` has a variant that `metrics` lacks, or not one value per alpha
 
     Example:
         >>> path = Path((0.0, 0.5, 1.0), {"forward": {"error": (0.1, 0.4, 0.2)}})
@@ -52,6 +51,7 @@ class Path:
 
     alphas: tuple[float, ...]
     metrics: Mapping[str, Mapping[str, tuple[float, ...]]]
+    variance_ratios: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rising = all(
@@ -75,6 +75,14 @@ class Path:
                     f"{_listed(self.metric_names)} for every variant, but {variant!r} has "
                     f"{sizes or 'none'}; let `evaluate` return the same metrics each time"
                 )
+        for variant, taps in self.variance_ratios.items():
+            _check_known("variance_ratios", variant, self.variants)
+            for tap, ratios in taps.items():
+                if len(ratios) != len(self.alphas):
+                    raise ArgumentError(
+                        f"`variance_ratios` must have {len(self.alphas)} values for every tap, "
+                        f"but {tap!r} of {variant!r} has {len(ratios)}; measure it at every alpha"
+                    )
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -163,12 +171,59 @@ class Path:
         excess = self.excess(metric, variant=variant, higher_is_better=higher_is_better)
         return math.nan if any(map(math.isnan, excess)) else max(0.0, *excess)
 
+    def worse(
+        self, metric: str, *, variant: str, than: str = "none", higher_is_better: bool | None = None
+    ) -> tuple[float, ...]:
+        """Return the alphas at which a variant is worse than another, such as aligning only.
+
+        Raises:
+            ArgumentError: when the path has no such variant or metric
+        """
+        higher = self.higher_is_better(metric) if higher_is_better is None else higher_is_better
+        sign = -1 if higher else 1
+        pairs = zip(
+            self.alphas,
+            self.values(metric, variant=variant),
+            self.values(metric, variant=than),
+            strict=True,
+        )
+        # A NaN is worse than any number.
+        return tuple(
+            alpha
+            for alpha, mine, other in pairs
+            if not sign * mine <= sign * other and not math.isnan(other)
+        )
+
+    @property
+    def middle(self) -> float:
+        """The alpha next to 0.5."""
+        return min(self.alphas, key=lambda alpha: abs(alpha - 0.5))
+
+    def collapse(self, *, variant: str, alpha: float | None = None) -> dict[str, float]:
+        """Return the variance ratio at every tap, for one of the alphas; default: `middle`.
+
+        Raises:
+            ArgumentError: when the ratios of this variant were not measured, or the path has no
+                such alpha
+        """
+        _check_known("variant", variant, tuple(self.variance_ratios))
+        alpha = self.middle if alpha is None else alpha
+        if alpha not in self.alphas:
+            raise ArgumentError(
+                f"`alpha` must be one of {', '.join(f'{a:g}' for a in self.alphas)}, but got "
+                f"{alpha!r}; sweep with it among `alphas`"
+            )
+        at = self.alphas.index(alpha)
+        return {tap: ratios[at] for tap, ratios in self.variance_ratios[variant].items()}
+
     def table(self) -> str:
-        """Return the path as a text table: for each metric the midpoint and barrier by variant."""
-        middle = min(self.alphas, key=lambda alpha: abs(alpha - 0.5))
-        index = self.alphas.index(middle)
+        """Return the path as a text table: for each metric the midpoint and barrier by variant.
+
+        Where a variant is worse than aligning only ("none"), a line below says at which alphas.
+        """
+        index = self.alphas.index(self.middle)
         width = max(len(name) for name in (*self.variants, *self.metric_names))
-        header = ("network a", "network b", f"alpha {middle:g}", "barrier")
+        header = ("network a", "network b", f"alpha {self.middle:g}", "barrier")
         lines = []
         for metric in self.metric_names:
             lines.append("  ".join([metric.ljust(width), *(f"{word:>10}" for word in header)]))
@@ -176,6 +231,10 @@ class Path:
                 values = self.values(metric, variant=variant)
                 row = (values[0], values[-1], values[index], self.barrier(metric, variant=variant))
                 lines.append("  ".join([variant.ljust(width), *(f"{x:>10.4g}" for x in row)]))
+            for variant in self.variants if "none" in self.variants else ():
+                worse = ", ".join(f"{alpha:g}" for alpha in self.worse(metric, variant=variant))
+                if worse and variant != "plain":
+                    lines.append(f"{variant} is worse than aligning only at alpha {worse}")
             lines.append("")
         return "\n".join(lines[:-1])
 
@@ -193,70 +252,32 @@ class Path:
                 for row in zip(self.alphas, *curves, strict=True):
                     writer.writerow([variant, *row])
 
+    def variances_to_csv(self, file: str | os.PathLike[str]) -> None:
+        """Write the variance ratios, one row per variant, alpha and tap.
+
+        Raises:
+            OSError: when the file cannot be written; what lay there is then as before
+        """
+        with atomic_path(file) as temporary, open(temporary, "w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["variant", "alpha", "tap", "variance_ratio"])
+            for variant, taps in self.variance_ratios.items():
+                for number, alpha in enumerate(self.alphas):
+                    rows = ([variant, alpha, tap, ratios[number]] for tap, ratios in taps.items())
+                    writer.writerows(rows)
+
+    def plot_variances(self, file: str | os.PathLike[str], *, alpha: float | None = None) -> None:
+        """Draw the variance ratio by depth, one curve per variant; see `plot_variance_collapse`."""
+        from repair_kernels.plotting import plot_variance_collapse
+
+        variants = tuple(self.variance_ratios)
+        plot_variance_collapse({v: self.collapse(variant=v, alpha=alpha) for v in variants}, file)
+
     def plot(self, file: str | os.PathLike[str], *, metric: str | None = None) -> None:
         """Draw the curves of a metric, or of each metric, into a picture; see `plot_barrier`."""
         from repair_kernels.plotting import plot_barrier
 
         plot_barrier(self, file, metric=metric)
-
-
-def classifier_metrics(
-    batches: Iterable[Any], *, device: torch.device | str | None = None
-) -> Callable[[nn.Module], dict[str, float]]:
-    """Return a function that measures a classifier on labelled batches, as `sweep` asks for.
-
-        loss = mean_i -log softmax(f(x_i))[y_i]         accuracy = mean_i [argmax f(x_i) = y_i]
-
-    Args:
-        batches: pairs of inputs and class numbers, such as a DataLoader; read once per network
-        device: where the inputs go; default: where the network is
-
-    Returns:
-        model -> {"accuracy", "error", "loss"}: in [0, 1], 1 - accuracy, and in nats, summed in
-        float64 over all images, so that the size of batches makes no difference. The network is
-        run in evaluation mode and left as it was.
-
-    Raises:
-        CalibrationDataError: (when measuring) without images, or a batch that is no labelled pair
-
-    Example:
-        >>> data = [(torch.eye(2), torch.tensor([0, 1]))]
-        >>> classifier_metrics(data)(nn.Identity())["accuracy"]
-        1.0
-    """
-
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        place = device or next((p.device for p in model.parameters()), torch.device("cpu"))
-        loss = torch.zeros((), dtype=torch.float64, device=place)
-        correct = torch.zeros((), dtype=torch.int64, device=place)
-        n_images = 0
-        with evaluating(model), torch.no_grad():
-            for number, batch in enumerate(batches):
-                x, y = _labelled(batch, number)
-                logits, y = model(x.to(place)).double(), y.to(place)
-                loss += functional.cross_entropy(logits, y, reduction="sum")
-                correct += (logits.argmax(dim=1) == y).sum()
-                n_images += len(y)
-        if n_images == 0:
-            raise CalibrationDataError(
-                "`batches` must hold at least one labelled image to measure on; it is empty, or an "
-                "iterator that is spent; pass a list or a DataLoader"
-            )
-        accuracy = int(correct) / n_images
-        return {"accuracy": accuracy, "error": 1 - accuracy, "loss": float(loss) / n_images}
-
-    return evaluate
-
-
-def _labelled(batch: Any, number: int) -> tuple[Tensor, Tensor]:
-    held = batch.values() if isinstance(batch, Mapping) else batch
-    values = list(held) if isinstance(held, Iterable) and not isinstance(held, Tensor) else []
-    if len(values) < 2 or not all(isinstance(value, Tensor) for value in values[:2]):
-        raise CalibrationDataError(
-            f"measuring needs batches of inputs and class numbers; batch {number} is a "
-            f"{type(batch).__name__} without two tensors; let the data yield (inputs, labels)"
-        )
-    return values[0], values[1]
 
 
 def variance_ratio(

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from repair_kernels.alignment import AlignedPair, Evaluate, align
+from repair_kernels.assessment import check_on_worse
 from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationWarning
 from repair_kernels.evaluation import Path
 from repair_kernels.matching import matched_correlation
+from repair_kernels.progress import shown
 from repair_kernels.repair_report import (
     RepairReport,
     RepairResult,
@@ -21,8 +23,6 @@ from repair_kernels.repair_report import (
     unlike_scales,
 )
 from repair_kernels.variants import check_variant
-
-ON_WORSE = ("aligned", "warn")
 
 
 def repair(
@@ -84,7 +84,7 @@ def repair(
     alpha, variant = check_alpha(alpha), check_variant(variant, also=("none",))
     check_on_worse(on_worse)
     device = choose_device(device, model_a)
-    with preserved_rng(device):
+    with preserved_rng(device), shown(progress):
         pair = align(
             model_a,
             model_b,
@@ -98,7 +98,6 @@ def repair(
             device=device,
             precision=precision,
             backend=backend,
-            progress=progress,
             verify=verify,
         )
         merged = pair.merge(alpha, variant, add_bias=add_bias)
@@ -150,11 +149,13 @@ def sweep(
     backend: str | None = None,
     progress: bool = False,
     verify: bool = True,
+    variance_ratios: bool = True,
 ) -> Path:
     """Evaluate the path between two networks.
 
-    The endpoints' statistics are computed once for all of it, and "forward" reads the data once for
-    all alphas (as many as have room in memory: `alignment.WEIGHT_BYTES_PER_PASS`).
+    The endpoints' statistics are computed once for all of it, and each variant reads the data once
+    for all alphas, "distilled" twice (as many alphas as have room in memory share a pass:
+    `alignment.WEIGHT_BYTES_PER_PASS`).
 
     Args:
         evaluate: called with each merged network, returns its metrics by name, such as {"loss":
@@ -162,16 +163,18 @@ def sweep(
         alphas: weights of network b, in [0, 1]; the ends are added where they are missing
         variants: of REPAIR, and "none" (aligned only) and "plain" (neither aligned nor corrected)
         batch_mean: lets "forward", which must be among the variants, average over batches
+        variance_ratios: whether to measure the variance-collapse ratio at every tap, by one more
+            pass for each variant; not where `batches` can be read once only
         the rest: see `repair`
     Returns:
-        a `Path`: curves, barriers, plots
+        a `Path`: curves, barriers, variance-collapse ratios, plots
     """
     points = [check_alpha(alpha) for alpha in alphas]
     chosen = tuple(check_variant(variant, also=("none", "plain")) for variant in variants)
     if not chosen:
         raise ArgumentError("`variants` must name at least one variant; it is empty; add 'none'")
     device = choose_device(device, model_a)
-    with preserved_rng(device):
+    with preserved_rng(device), shown(progress):
         pair = align(
             model_a,
             model_b,
@@ -185,25 +188,12 @@ def sweep(
             device=device,
             precision=precision,
             backend=backend,
-            progress=progress,
             verify=verify,
         )
         ends = (dict(evaluate(model_a)), dict(evaluate(model_b)))
-        return pair.sweep(evaluate, points, chosen, ends)
+        return pair.sweep(evaluate, points, chosen, ends, variance_ratios=variance_ratios)
 
 
 def _dead_in_both(pair: AlignedPair, tap: str) -> int:
     moments = pair.aligned_stats[tap]
     return int((moments.dead_a & moments.dead_b).sum())
-
-
-def check_on_worse(on_worse: str) -> None:
-    """Check what is to be done if a calibration makes the loss worse.
-
-    Raises:
-        ArgumentError: when it is none of `ON_WORSE`
-    """
-    if on_worse not in ON_WORSE:
-        raise ArgumentError(
-            f"`on_worse` must be one of {', '.join(map(repr, ON_WORSE))}; got {on_worse!r}"
-        )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from repair_kernels.atomic import atomic_path
-from repair_kernels.errors import ArgumentError, RepairKernelsError
+from repair_kernels.errors import ArgumentError, MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,10 +42,6 @@ COLOURS = dict(
 )
 LABELLED_TAPS = 45
 DPI = 120
-
-
-class MissingExtraError(RepairKernelsError, ImportError):
-    """An optional dependency is not installed."""
 
 
 def plot_barrier(

@@ -31,7 +31,7 @@ class RepairReport:
         n_images: how many images the statistics saw
         norms_reset: how many BatchNorms have new statistics (variant "reset_norm")
         exactness: by corrected tap, how far the corrected network is from eqs. (3) and (4), folded
-            and in evaluation mode; empty if it was not assessed
+            and in evaluation mode, whether it is returned or not; empty if it was not assessed
         losses: of the aligned and of the corrected network on the calibration data; None if they
             were not assessed
         returned: "corrected"; or "aligned", if the calibration made the loss worse and the network
@@ -92,6 +92,8 @@ class RepairReport:
             goals = "goals on the calibration data"
             if self.variant == "distilled":
                 goals = "statistics, which distillation leaves for the answers' sake"
+            if self.returned == "aligned":
+                goals += " (of the corrected network, which is not returned)"
             lines.append(
                 f"{goals}: means within {worst.mean:.1e} of a std, stds within {worst.std:.1e}"
             )
@@ -131,24 +133,8 @@ def report_warnings(report: RepairReport, found: Assessment | None) -> tuple[str
             "those of the data at large; calibrate with images of all classes"
         )
     if found.is_worse:
-        said.append(f"{_what_is_worse(found)}; {_what_is_returned(report)}")
+        said.append(found.worse(report.returned))
     return tuple(said)
-
-
-def _what_is_worse(found: Assessment) -> str:
-    losses = found.losses
-    if losses is None:
-        return f"the corrected network overflows on the calibration data ({found.overflow})"
-    return (
-        f"the correction made the {losses.kind} on the calibration data worse: "
-        f"{losses.corrected:.4g}, and {losses.aligned:.4g} aligned only"
-    )
-
-
-def _what_is_returned(report: RepairReport) -> str:
-    if report.returned == "aligned":
-        return "the aligned network is returned (`on_worse='warn'` returns the corrected one)"
-    return "the corrected network is returned (`on_worse='aligned'` returns the aligned one)"
 
 
 MISSED = 0.5

@@ -7,11 +7,11 @@ totals by Chan's rule and the activations are freed.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from repair_kernels import ops
 from repair_kernels.batches import Batches
@@ -24,8 +24,11 @@ from repair_kernels.graph import (
     State,
     state_of,
 )
+from repair_kernels.identity import identify
+from repair_kernels.numbered import NumberedBatches, Seekable, Shard, numbered
 from repair_kernels.paired_stats import PairedStats, all_reduce
-from repair_kernels.running import RunningMoments
+from repair_kernels.progress import counted, shown
+from repair_kernels.resuming import Checkpointing, Passage, ResumablePassage
 from repair_kernels.side_by_side import side_by_side
 from repair_kernels.taps import Tap
 
@@ -44,6 +47,8 @@ def compute_stats(
     backend: str | None = None,
     compile: bool = False,
     process_group: Any = None,
+    shard: Shard | str | None = None,
+    checkpointing: Checkpointing | None = None,
     progress: bool = False,
 ) -> PairedStats:
     """Compute both networks' channel moments and cross-correlations in one pass over the data.
@@ -53,7 +58,8 @@ def compute_stats(
     Args:
         model_a, model_b: two networks of one architecture; left as they are, run in evaluation mode
         batches: any iterable of input tensors, or of tuples, lists or dicts whose first item is the
-            input
+            input. Image sources' loaders, and all batches if there is a `shard` or `checkpointing`,
+            must be the same in each process and run: see `numbered`
         taps: names of activations (see `trace(...).taps`) or of modules; "all"; default: the output
             of every convolution, linear map and residual block, and the taps that matching reads
         cross: the taps at which the full correlation matrix is kept; "all"; default: the taps that
@@ -67,7 +73,12 @@ def compute_stats(
             batches of the first one's shape; a batch of another shape, such as a smaller last one,
             runs as without. Takes from seconds to minutes before the first batch
         process_group: a torch.distributed group over whose ranks the statistics are merged
-        progress: whether to show a progress bar
+        shard: which part of the batches to use, such as "3/16": the parts' statistics are merged by
+            `merge` or `merge_files`. `n_samples` is that of all parts together
+        checkpointing: where to keep the pass on its way, so that after a kill it goes on to the
+            same bits (on the same kind of machine, with as many threads); with a group, each rank
+            has a file of its own
+        progress: whether to show images per second and time left, on standard error
     Returns:
         `PairedMoments` by tap name, float64, on the device
     Raises:
@@ -82,33 +93,61 @@ def compute_stats(
         (13, torch.Size([4]))
     """
     device = choose_device(device, model_a)
-    with preserved_rng(device):
+    is_numbered = shard is not None or isinstance(batches, Seekable)
+    part: NumberedBatches | None = None
+    with preserved_rng(device), shown(progress):
         try:
-            data = Batches(batches, n_samples=n_samples)
+            if is_numbered or checkpointing is not None:
+                part = numbered(batches, shard=shard, n_samples=n_samples)
+                data = Batches([part.example])
+            else:
+                data = Batches(batches, n_samples=n_samples)
         except EmptyDataError:
             if process_group is None:
                 raise
             # The other ranks wait for this one: a shard without data merges as nothing.
             return all_reduce(PairedStats({}, n_images=0), process_group)
         graph = capture_pair(model_a, model_b, data)
-        data.device = device
         chosen = graph.resolve(taps, graph.default_taps)
         crossed = graph.resolve(cross, graph.match_taps)
         if cross not in (None, "all"):
             chosen = graph.resolve((*chosen, *crossed), ())
-        stats = collect(
-            graph,
-            state_of(model_a),
-            state_of(model_b),
-            data,
-            taps=chosen,
-            cross=crossed,
-            joint=joint,
-            precision=precision,
-            backend=backend,
-            compile=compile,
-            progress=progress,
-        )
+        states = state_of(model_a), state_of(model_b)
+        products = _products(chosen, set(crossed), set(), joint)
+        data_print = None if part is None else part.fingerprint
+        fingerprint = identify(graph, *states, products, data=data_print)
+        passage = Passage()
+        if part is not None and checkpointing is not None:
+            if process_group is not None:
+                ranks = process_group.rank(), process_group.size()
+                checkpointing = checkpointing.of_rank(*ranks)
+            options = {"precision": precision, "backend": backend, "compile": compile}
+            options["shard"] = str(part.shard)
+            passage = ResumablePassage(checkpointing, part, fingerprint, options, device)
+        try:
+            data = data if part is None else Batches(part)
+            data.device = device
+            stats = collect(
+                graph,
+                *states,
+                data,
+                taps=chosen,
+                cross=crossed,
+                joint=joint,
+                precision=precision,
+                backend=backend,
+                compile=compile,
+                passage=passage,
+            )
+        except EmptyDataError:
+            if part is None:
+                raise
+            stats = passage.stats(chosen)  # a shard without images, or a pass that was done
+    if is_numbered and part is not None:
+        fingerprint = replace(fingerprint, coverage=part.coverage)
+    else:
+        fingerprint = replace(fingerprint, data=None)
+    stats = PairedStats(stats, n_images=stats.n_images, fingerprint=fingerprint)
     return stats if process_group is None else all_reduce(stats, process_group)
 
 
@@ -125,7 +164,7 @@ def collect(
     precision: str = "tf32x3",
     backend: str | None = None,
     compile: bool = False,
-    progress: bool = False,
+    passage: Passage | None = None,
 ) -> PairedStats:
     """Run two weight sets over the data in lockstep; return their moments at `taps`.
 
@@ -134,11 +173,12 @@ def collect(
         diagonal: where only those of paired channels are
         joint: whether products within each network are kept, too, at the taps of `cross`
         compile: whether to compile both networks with their statistics
+        passage: what was counted before, to be gone on with
     """
     crossed, diagonals = set(cross), set(diagonal) - set(cross)
     together = [tap for tap in taps if tap in crossed | diagonals]
-    running = RunningMoments(("a", "b"))
-    n_images = 0
+    passage = passage or Passage()
+    running = passage.running
 
     def read_both(tap: Tap, values: list[Tensor]) -> None:
         a, b = values
@@ -169,11 +209,10 @@ def collect(
     states = compiled = None
     weights: list[Tensor] = []
     with torch.no_grad(), side_by_side(2, data.device or torch.device("cpu")) as for_each:
-        for batch in tqdm(
-            data, total=len(data) or None, disable=not progress, desc="statistics", unit="batch"
-        ):
+        for batch in counted(data, "statistics"):
             states = states or [as_mapping(state, batch.device) for state in (state_a, state_b)]
-            if compile and compiled is None:
+            # Compiled for the first batch's size, which a pass that goes on may not meet at first.
+            if compile and compiled is None and passage.first_size in (None, len(batch)):
                 products = _products(taps, crossed, diagonals, joint)
                 compiled = CompiledPair(
                     graph, batch, products, precision=precision, backend=backend
@@ -195,9 +234,9 @@ def collect(
                     for_each=for_each,
                     overwrite=True,
                 )
-            running.end_batch()
-            n_images += len(batch)
-    return PairedStats({tap: running.pair(tap) for tap in taps}, n_images=n_images)
+            passage.end_batch(len(batch))
+        passage.end()
+    return passage.stats(taps)
 
 
 def _products(

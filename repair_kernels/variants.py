@@ -7,7 +7,7 @@ Source:
     REPAIR (Jordan et al., 2023), §4.1 and §4.2.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -62,6 +62,18 @@ class Interpolated:
     def goals(self) -> list[dict[str, Goal]]:
         """Return the goal of each tap, for each alpha."""
         return [{tap: goal(m, alpha) for tap, m in self.stats.items()} for alpha in self.alphas]
+
+    def readings(self) -> Iterator[Iterable[Tensor]]:
+        """Yield the data in pieces for each weight set in turn.
+
+        The data is read once: what several weight sets read is kept in host memory.
+        """
+        if len(self.states) == 1:
+            yield self.data.pieces()
+            return
+        held = [piece.cpu() for piece in self.data.pieces()]
+        for _ in self.states:
+            yield (piece.to(self.data.device or "cpu", non_blocking=True) for piece in held)
 
     def with_affines(self, affines: Mapping[str, Affine]) -> "Corrections":
         """Return what gives each tap its scale and shift."""
@@ -135,20 +147,20 @@ def correct_sequential(merged: Interpolated) -> list[Corrections]:
 
     The whole calibration set is in memory, so alphas take turns; see `sequential.py`.
     """
-    each = zip(merged.states, merged.goals(), merged.networks, strict=True)
+    each = zip(merged.states, merged.goals(), merged.networks, merged.readings(), strict=True)
     return [
         merged.with_affines(
             correct_in_order(
                 merged.graph,
                 state,
-                merged.data.pieces(),
+                pieces,
                 goals,
                 restore=merged.restore,
                 network=network,
                 backend=merged.backend,
             )
         )
-        for state, goals, network in each
+        for state, goals, network, pieces in each
     ]
 
 
@@ -177,18 +189,19 @@ def correct_distilled(merged: Interpolated) -> list[Corrections]:
 
 def reset_norms(merged: Interpolated) -> list[Corrections]:
     """Give every BatchNorm the statistics of its input on the data; see `norm_reset.py`."""
+    each = zip(merged.states, merged.networks, merged.readings(), strict=True)
     return [
         Corrections(
             statistics=reset_statistics(
                 merged.graph,
                 state,
-                merged.data.pieces(),
+                pieces,
                 restore=merged.restore,
                 network=network,
                 backend=merged.backend,
             )
         )
-        for state, network in zip(merged.states, merged.networks, strict=True)
+        for state, network, pieces in each
     ]
 
 
@@ -217,8 +230,8 @@ def correct(
 ) -> list[Corrections]:
     """Return what a variant changes, for each of some interpolated weight sets.
 
-    "forward" reads the data once for all of them, "distilled" twice, "sequential" and "reset_norm"
-    once for each, and "closed_form" not at all.
+    "forward", "sequential" and "reset_norm" read the data once for all of them, "distilled" twice,
+    and "closed_form" not at all.
 
     Args:
         states, alphas: the weight sets, and the weight of network b in each

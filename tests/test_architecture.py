@@ -13,11 +13,13 @@ PACKAGE = ROOT / "repair_kernels"
 
 # From the ground up: a module imports from rows above it in this table, or from its left.
 LAYERS = (
-    ("errors", "atomic", "version"),
+    ("errors", "atomic", "progress", "version"),
     ("reference", "kernels"),
     ("ops", "library"),
     (
         "moments",
+        "digests",
+        "fingerprint",
         "statistics_file",
         "paired_stats",
         "finite",
@@ -38,8 +40,20 @@ LAYERS = (
         "verification",
         "graph",
     ),
-    ("batches", "affine", "endpoints", "goals", "twin", "compiled"),
-    ("checkpoints", "plotting"),
+    (
+        "identity",
+        "parts",
+        "batches",
+        "numbered",
+        "checkpoint_file",
+        "resuming",
+        "affine",
+        "endpoints",
+        "goals",
+        "twin",
+        "compiled",
+    ),
+    ("checkpoints", "plotting", "images"),
     (
         "statistics",
         "channel_statistics",
@@ -60,6 +74,7 @@ LAYERS = (
         "assembly",
         "assessment",
         "calibration",
+        "metrics",
         "evaluation",
     ),
     ("alignment", "repair_report", "pipeline"),

@@ -251,10 +251,23 @@ def test_a_difference_within_chance_is_not_worse() -> None:
     assert not replace(losses, aligned=float("inf")).is_worse
 
 
+def test_calibrate_says_so_too_and_returns_what_it_is_asked_for() -> None:
+    a, b, x, y = labelled()
+    unmeasured = rk.calibrate(a, b, [(x, y)], on_worse=None)
+    with pytest.warns(CalibrationWarning, match="made the cross-entropy.*worse.*the corrected net"):
+        warned = rk.calibrate(a, b, [(x, y)])
+    assert_same(snapshot(unmeasured), snapshot(warned))
+    with pytest.warns(CalibrationWarning, match="the aligned network is returned"):
+        refused = rk.calibrate(a, b, [(x, y)], on_worse="aligned")
+    assert_same(snapshot(rk.interpolate(a, b, alpha=0.5)), snapshot(refused))
+
+
 def test_an_unknown_answer_to_a_worse_loss_is_refused() -> None:
     a, b, x = mlps()
     with pytest.raises(ArgumentError, match="`on_worse` must be one of 'aligned', 'warn'; got"):
         rk.repair(a, b, [x], on_worse="raise")
+    with pytest.raises(ArgumentError, match="one of 'aligned', 'warn', None; got 'raise'"):
+        rk.calibrate(a, b, [x], on_worse="raise")
 
 
 def test_a_corrected_network_that_overflows_is_said_and_is_worse() -> None:

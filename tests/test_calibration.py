@@ -13,7 +13,11 @@ from tests import oracles
 from tests.goals import NETWORKS, TAPS, VARIANTS, activations, assert_goals_met, pair, shifted
 from tests.networks import FAMILIES, assert_same, snapshot
 
-pytestmark = pytest.mark.usefixtures("torch_backend")
+pytestmark = [
+    pytest.mark.usefixtures("torch_backend"),
+    # These networks are not trained, so that a repair may well make their loss worse.
+    pytest.mark.filterwarnings("ignore::repair_kernels.errors.CalibrationWarning"),
+]
 
 
 # The formulas

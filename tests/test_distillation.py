@@ -18,7 +18,11 @@ from repair_kernels.statistics import collect
 from repair_kernels.variants import correct
 from tests.networks import assert_same, lively, snapshot
 
-pytestmark = pytest.mark.usefixtures("torch_backend")
+pytestmark = [
+    pytest.mark.usefixtures("torch_backend"),
+    # These networks are not trained, so that a repair may well make their loss worse.
+    pytest.mark.filterwarnings("ignore::repair_kernels.errors.CalibrationWarning"),
+]
 SHORT = Recipe(epochs=3, batch_size=32)
 
 

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+from dataclasses import replace
 from pathlib import Path as FilePath
 
 import numpy as np
@@ -10,10 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
-from repair_kernels.errors import ArgumentError, CalibrationDataError
-from repair_kernels.evaluation import Path, classifier_metrics, variance_ratio
+from repair_kernels.errors import ArgumentError
+from repair_kernels.evaluation import Path, variance_ratio
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 VALUES = st.lists(
@@ -33,6 +33,11 @@ def example() -> Path:
             "forward": {"accuracy": (0.9, 0.7, 0.8), "loss": (0.3, 0.9, 0.5)},
         },
     )
+
+
+def collapsing() -> Path:
+    ratios = {"none": {"conv1": (1.0, 0.6, 1.0), "fc": (1.0, 0.3, 1.0)}}
+    return replace(example(), variance_ratios=ratios)
 
 
 @given(VALUES)
@@ -180,49 +185,60 @@ def test_alpha_must_be_a_weight(alpha: float) -> None:
         variance_ratio(torch.ones(2), torch.ones(2), torch.ones(2), alpha)
 
 
-def labelled(n: int = 23) -> tuple[Tensor, Tensor]:
-    return torch.randn(n, 5), torch.randint(0, 4, (n,))
-
-
-def test_a_classifiers_metrics_are_those_of_the_definition() -> None:
-    (x, y), model = labelled(), nn.Linear(5, 4)
-    logits = model(x).detach().double().numpy()
-    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    metrics = classifier_metrics([(x, y)])(model)
-    assert metrics["loss"] == pytest.approx(-logs[np.arange(len(y)), y].mean(), rel=1e-12)
-    assert metrics["accuracy"] == (logits.argmax(axis=1) == y.numpy()).mean()
-    assert metrics["error"] == 1 - metrics["accuracy"]
-
-
-@pytest.mark.parametrize("sizes", [[1] * 23, [10, 13], [0, 22, 1]])
-def test_a_classifiers_metrics_do_not_depend_on_the_batches(sizes: list[int]) -> None:
-    (x, y), model = labelled(), nn.Linear(5, 4)
-    batches = list(zip(x.split(sizes), y.split(sizes), strict=True))
-    whole = classifier_metrics([(x, y)])(model)
-    assert classifier_metrics(batches)(model) == pytest.approx(whole, rel=1e-6)
-
-
-def test_a_classifier_is_measured_in_evaluation_mode_and_left_in_its_own() -> None:
-    (x, y), model = labelled(), nn.Sequential(nn.BatchNorm1d(5), nn.Dropout(), nn.Linear(5, 4))
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    measure = classifier_metrics([{"image": x, "label": y}])
-    assert measure(model) == measure(model)
-    assert model.training
-    assert all(torch.equal(model.state_dict()[key], before[key]) for key in before)
-
-
-@pytest.mark.parametrize("batches", [[], [(torch.ones(0, 5), torch.ones(0, dtype=torch.int64))]])
-def test_measuring_needs_images(batches: list) -> None:
-    with pytest.raises(CalibrationDataError, match="at least one labelled image .*; pass a list"):
-        classifier_metrics(batches)(nn.Linear(5, 4))
+# Worse than aligning only
 
 
 @pytest.mark.parametrize(
-    "batch", [torch.ones(2, 5), (torch.ones(2, 5),), (torch.ones(2, 5), [0, 1])]
+    ("metric", "mine", "other", "worse"),
+    [
+        ("loss", (1, 3, 2), (1, 2, 2), (0.5,)),
+        ("loss", (1, 2, 2), (1, 3, 2), ()),
+        ("accuracy", (1, 3, 2), (1, 2, 2), ()),
+        ("accuracy", (1, 2, 2), (1, 3, 2), (0.5,)),
+        ("loss", (1, math.nan, 2), (1, 3, 2), (0.5,)),
+        ("loss", (1, 3, 2), (1, math.nan, 2), ()),
+    ],
 )
-def test_measuring_needs_labels(batch: object) -> None:
-    match = (
-        "needs batches of inputs and class numbers; batch 0 is a .* without two tensors; let the"
-    )
-    with pytest.raises(CalibrationDataError, match=match):
-        classifier_metrics([batch])(nn.Linear(5, 4))
+def test_where_a_variant_is_worse_than_aligning_is_known(
+    metric: str, mine: tuple, other: tuple, worse: tuple
+) -> None:
+    path = Path((0.0, 0.5, 1.0), {"none": {metric: other}, "forward": {metric: mine}})
+    assert path.worse(metric, variant="forward") == worse
+    assert ("forward is worse than aligning only at alpha 0.5" in path.table()) == bool(worse)
+
+
+# Variance collapse along the path
+
+
+def test_the_collapse_is_that_of_an_alpha() -> None:
+    assert collapsing().collapse(variant="none") == {"conv1": 0.6, "fc": 0.3}
+    assert collapsing().collapse(variant="none", alpha=1.0) == {"conv1": 1.0, "fc": 1.0}
+
+
+def test_the_collapse_of_what_was_not_measured_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="`variant` must be one of 'none', but got 'forward'"):
+        collapsing().collapse(variant="forward")
+    with pytest.raises(ArgumentError, match="`alpha` must be one of 0, 0.5, 1, but got 0.3"):
+        collapsing().collapse(variant="none", alpha=0.3)
+
+
+def test_the_csv_file_of_variances_holds_every_ratio(tmp_path: FilePath) -> None:
+    collapsing().variances_to_csv(tmp_path / "v.csv")
+    with open(tmp_path / "v.csv", newline="") as stream:
+        header, *rows = csv.reader(stream)
+    assert header == ["variant", "alpha", "tap", "variance_ratio"]
+    assert len(rows) == 3 * 2
+    assert ["none", "0.5", "fc", "0.3"] in rows
+
+
+def test_plot_variances_writes_a_picture(tmp_path: FilePath) -> None:
+    pytest.importorskip("matplotlib")
+    collapsing().plot_variances(tmp_path / "v.png")
+    assert (tmp_path / "v.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ratios_must_be_of_variants_and_alphas_of_the_path() -> None:
+    with pytest.raises(ArgumentError, match="must be one of 'none', 'forward', but got 'closed'"):
+        replace(example(), variance_ratios={"closed": {}})
+    with pytest.raises(ArgumentError, match="3 values for every tap, but 'fc' of 'none' has 1"):
+        replace(example(), variance_ratios={"none": {"fc": (1.0,)}})

@@ -13,7 +13,11 @@ from tests import oracles
 from tests.goals import pair, shifted
 from tests.networks import FAMILIES, PLAIN, assert_same, lively, snapshot
 
-pytestmark = pytest.mark.usefixtures("torch_backend")
+pytestmark = [
+    pytest.mark.usefixtures("torch_backend"),
+    # These networks are not trained, so that a repair may well make their loss worse.
+    pytest.mark.filterwarnings("ignore::repair_kernels.errors.CalibrationWarning"),
+]
 WITH_NORMS = ("plain", "resnet_projection")
 
 

@@ -12,7 +12,11 @@ from tests.goals import MET, activations, pair, shifted
 from tests.merging import evaluate, mlps
 from tests.networks import assert_same, snapshot
 
-pytestmark = pytest.mark.usefixtures("torch_backend")
+pytestmark = [
+    pytest.mark.usefixtures("torch_backend"),
+    # These networks are not trained, so that a repair may well make their loss worse.
+    pytest.mark.filterwarnings("ignore::repair_kernels.errors.CalibrationWarning"),
+]
 
 
 def moments() -> tuple[rk.PairedMoments, rk.ChannelMoments]:

@@ -56,9 +56,10 @@ def test_a_sweep_evaluates_the_endpoints_once_and_every_merged_network_once() ->
 
 
 def test_a_sweep_computes_the_statistics_once() -> None:
-    _, _, batches = swept()
-    # One pass for both alphas of "forward", two of "distilled", and one for each of "sequential".
-    assert batches.passes == 1 + 1 + 2 + 2
+    path, _, batches = swept()
+    # For both alphas one pass of "forward" and "sequential", two of "distilled"; and one pass for
+    # the variances of each variant.
+    assert batches.passes == 1 + 1 + 1 + 2 + len(path.variants)
     assert batches.read == 3 * batches.passes
 
 
@@ -82,6 +83,23 @@ def test_a_sweep_without_corrections_reads_an_iterator_once() -> None:
     a, b, x = mlps()
     path = rk.sweep(a, b, iter([x]), evaluate, alphas=[0.5], variants=["none", "closed_form"])
     assert path.alphas == (0, 0.5, 1)
+    assert path.variance_ratios == {}
+
+
+def test_a_sweep_has_the_variance_ratio_of_every_variant_tap_and_alpha() -> None:
+    path, models, _ = swept()
+    a, b, x = mlps()
+    assert tuple(path.variance_ratios) == path.variants
+    merged = models[2 + 2 * path.variants.index("none")]  # at alpha .25
+    with torch.no_grad():
+        of_a, of_b, of_merged = (
+            model.fc1(x).double().var(dim=0, correction=0).sum() for model in (a, b, merged)
+        )
+    wanted = float(of_merged / (0.75 * of_a + 0.25 * of_b))
+    for variant, ratios in path.variance_ratios.items():
+        assert ratios["fc1"][0] == ratios["fc1"][-1] == 1
+        if variant == "none":
+            assert ratios["fc1"][1] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_sweep_leaves_networks_and_random_numbers_as_they_were() -> None:
@@ -111,12 +129,20 @@ def test_a_network_merged_with_others_has_the_bits_of_one_merged_alone(variant: 
 
 @pytest.mark.parametrize(
     ("variant", "passes"),
-    [("plain", 0), ("none", 0), ("closed_form", 0), ("forward", 1), ("sequential", 5)],
+    [
+        ("plain", 0),
+        ("none", 0),
+        ("closed_form", 0),
+        ("forward", 1),
+        ("sequential", 1),
+        ("distilled", 2),
+    ],
 )
 def test_all_alphas_of_a_variant_share_a_pass_where_they_can(variant: str, passes: int) -> None:
     a, b, x = mlps()
     batches = Counted(x.split(16))
-    rk.sweep(a, b, batches, evaluate, alphas=[0.1, 0.3, 0.5, 0.7, 0.9], variants=[variant])
+    alphas = [0.1, 0.3, 0.5, 0.7, 0.9]
+    rk.sweep(a, b, batches, evaluate, alphas=alphas, variants=[variant], variance_ratios=False)
     assert batches.passes == 1 + passes
     assert batches.read == 3 * batches.passes
 
