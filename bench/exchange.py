@@ -20,6 +20,8 @@ from unittest import mock
 import torch.distributed as dist
 from torch import Tensor
 
+from repair_kernels.paired_stats import PairedStats, all_reduce
+
 PASSES = {
     "reduce": 1,
     "broadcast": 1,
@@ -87,6 +89,17 @@ def pretending(ranks: int) -> Iterator[list[Collective]]:
 
 STAND_IN: Any = mock.Mock(spec=dist.ProcessGroup)
 """What is handed over as the group while pretending."""
+
+
+def exchange_of(stats: PairedStats, group: dist.ProcessGroup | None = None) -> Exchange:
+    """Return what merging the statistics of all processes sends.
+
+    Args:
+        group: to do it in; None: pretend to be the first of two processes
+    """
+    with pretending(2) if group is None else recording() as calls:
+        all_reduce(stats, STAND_IN if group is None else group)
+    return Exchange.of(calls)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import bench.launches as launches  # noqa: E402, I001  (first: it prepares the i
 import torch  # noqa: E402
 
 from bench import cluster, predict, scale_model  # noqa: E402
-from bench.exchange import STAND_IN, Exchange, pretending  # noqa: E402
+from bench.exchange import exchange_of  # noqa: E402
 from bench.provenance import provenance, write_rows  # noqa: E402
 from bench.roofline import RATES  # noqa: E402
 from bench.scale_plot import draw  # noqa: E402
@@ -37,7 +37,7 @@ from models.resnet import imagenet_resnet18, imagenet_resnet50  # noqa: E402
 from repair_kernels import kernels  # noqa: E402
 from repair_kernels.kernels import devices  # noqa: E402
 from repair_kernels.moments import PairedMoments  # noqa: E402
-from repair_kernels.paired_stats import PairedStats, all_reduce  # noqa: E402
+from repair_kernels.paired_stats import PairedStats  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
 NETWORKS = {
@@ -119,15 +119,13 @@ def forward_seconds(work: Workload, chip: str, dtype: str) -> float:
     return 2 * seconds
 
 
-def exchange_of(work: Workload) -> Exchange:
-    """Return what `all_reduce` sends of a network's totals, as the first of two processes."""
+def totals(work: Workload) -> PairedStats:
+    """Return statistics with a network's taps, of one sample."""
     seen = {}
     for tap in work.taps:
         empty = PairedMoments.empty(tap.channels, tap.channels, cross=tap in work.crossed)
         seen[tap.name] = PairedMoments(1, **{"cross": None, **empty.tensors})
-    with pretending(2) as calls:
-        all_reduce(PairedStats(seen, n_images=1), STAND_IN)
-    return Exchange.of(calls)
+    return PairedStats(seen, n_images=1)
 
 
 def image_sets(inputs: dict[str, Any]) -> Iterator[scale_model.Images]:
@@ -175,7 +173,7 @@ def describe(name: str, compiled: Compiled, inputs: dict[str, Any]) -> dict[str,
         "taps": len(work.taps),
         "crossed": len(work.crossed),
         "total_bytes": work.total_bytes,
-        "exchange": asdict(exchange_of(work)),
+        "exchange": asdict(exchange_of(totals(work))),
         "capture_seconds": inputs["capture_seconds"][name],
         "chips": chips,
     }

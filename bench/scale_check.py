@@ -36,13 +36,12 @@ import torch.multiprocessing as mp  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import repair_kernels as rk  # noqa: E402
-from bench.exchange import Exchange, recording  # noqa: E402
+from bench.exchange import all_reduce, exchange_of  # noqa: E402
 from bench.provenance import provenance, write_rows  # noqa: E402
 from bench.workload import Operator, OperatorCount  # noqa: E402
 from models.resnet import cifar_resnet, imagenet_resnet18, imagenet_resnet50  # noqa: E402
 from repair_kernels.batches import Batches  # noqa: E402
 from repair_kernels.graph import NetworkGraph, state_of  # noqa: E402
-from repair_kernels.paired_stats import all_reduce  # noqa: E402
 from repair_kernels.statistics import collect  # noqa: E402
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -184,8 +183,7 @@ def measure_case(name: str, world: int) -> dict[str, Any]:
     stopwatch = Stopwatch(x)
     stats = statistics(graph, model, stopwatch)
     start, bandwidth = measure_gloo() if world > 1 else (0.0, 1.0)
-    with recording() as calls:
-        all_reduce(stats, dist.group.WORLD)
+    exchange = exchange_of(stats, dist.group.WORLD)
     times, written = [], []
     for _ in range(EXCHANGES):
         dist.barrier()
@@ -193,7 +191,6 @@ def measure_case(name: str, world: int) -> dict[str, Any]:
         times.append(clocked(lambda: all_reduce(stats, dist.group.WORLD)))
         dist.barrier()
         written.append(written_bytes() - before)
-    exchange = Exchange.of(calls)
     return {
         "processor": vars(processor),
         "gloo": {"start": start, "bandwidth": bandwidth},

@@ -8,11 +8,10 @@ from torch import nn
 
 import repair_kernels as rk
 from bench import cluster, scale_model
-from bench.exchange import PASSES, STAND_IN, Collective, Exchange, pretending, recording
+from bench.exchange import PASSES, Collective, Exchange, exchange_of, recording
 from bench.report import TABLES
 from bench.tables import RESULTS, read
 from bench.workload import OperatorCount, count
-from repair_kernels.paired_stats import all_reduce
 
 NOTHING = Exchange(0, 0)
 
@@ -117,9 +116,7 @@ def test_collectives_are_recorded_with_their_bytes(monkeypatch):
 
 def test_the_exchange_moves_the_totals_twice(small):
     stats = rk.compute_stats(small, small, [torch.rand(4, 3, 8, 8)])
-    with pretending(3) as calls:
-        all_reduce(stats, STAND_IN)
-    assert Exchange.of(calls).moved == 2 * count("small", small, batch=4, pixels=8).total_bytes
+    assert exchange_of(stats).moved == 2 * count("small", small, batch=4, pixels=8).total_bytes
 
 
 def test_the_committed_predictions_are_those_of_the_model_as_it_is():
