@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from repair_kernels.all_reduce import merged_stats
 from repair_kernels.assembly import MergedNetwork, assemble
 from repair_kernels.assessment import Assessment, assess
 from repair_kernels.balancing import BalanceReport, balance_state
-from repair_kernels.batches import Batches
+from repair_kernels.batches import Batches, open_batches
 from repair_kernels.channel_statistics import collect_channels, paired_averages
 from repair_kernels.endpoints import capture_pair, choose_device
 from repair_kernels.errors import ArgumentError, CalibrationDataError, CalibrationWarning
@@ -24,6 +25,7 @@ from repair_kernels.moments import PairedMoments
 from repair_kernels.norm_reset import check_has_norms
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.permutation import Permutation, permute_state, tap_indices
+from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.statistics import collect
 from repair_kernels.variants import (
     READS_DATA,
@@ -65,6 +67,7 @@ class AlignedPair:
         averages: the endpoints' averages over batches at the taps to correct, in place of
             `aligned_stats` for "forward"; None: statistics are pooled
         corrections: those found so far, by alpha and variant
+        ranks: whose data it is; all hold the same pair
     """
 
     model_a: nn.Module
@@ -84,6 +87,7 @@ class AlignedPair:
     restore: str = "both"
     averages: Mapping[str, PairedMoments] | None = None
     corrections: dict[tuple[float, str], Corrections] = field(default_factory=dict)
+    ranks: Ranks = ALONE
 
     def correct(self, alphas: Sequence[float], variant: str) -> list[tuple[State, Corrections]]:
         """Return for each alpha the interpolated weight set, and what the variant changes in it."""
@@ -121,6 +125,7 @@ class AlignedPair:
             restore=self.restore,
             batch_mean=variant == "forward" and self.averages is not None,
             backend=self.backend,
+            ranks=self.ranks,
         )
         for alpha, corrections in zip(missing, found, strict=True):
             self.corrections[alpha, variant] = corrections
@@ -160,7 +165,15 @@ class AlignedPair:
         goals = {tap: goal(self.aligned_stats[tap], alpha) for tap in merged.corrected}
         ends = (self.state_a, self.state_b)
         return assess(
-            self.graph, merged, aligned, ends, goals, self.data, alpha, backend=self.backend
+            self.graph,
+            merged,
+            aligned,
+            ends,
+            goals,
+            self.data,
+            alpha,
+            backend=self.backend,
+            ranks=self.ranks,
         )
 
     def sweep(
@@ -213,6 +226,7 @@ class AlignedPair:
                 networks=[f"merged at alpha {alpha:g}" for alpha in share],
                 backend=self.backend,
                 stage="variances",
+                ranks=self.ranks,
             )
             for alpha, found in zip(share, seen, strict=True):
                 yield {
@@ -236,17 +250,19 @@ def align(
     precision: str = "tf32x3",
     backend: str | None = None,
     verify: bool = True,
+    ranks: Ranks = ALONE,
 ) -> AlignedPair:
     """Collect the statistics in one pass, match, and carry b's channels into a's order and scales.
 
     Args:
         variants: what the pair will be merged with; decides which statistics are kept
+        ranks: whose data it is
         the rest: see `repair`
     """
     restore = check_restore(restore)
-    check_batch_mean(batch_mean, variants)
+    check_batch_mean(batch_mean, variants, ranks)
     device = choose_device(device, model_a)
-    data = _open(batches, n_samples, variants)
+    data = _open(batches, n_samples, variants, ranks)
     graph = capture_pair(model_a, model_b, data)
     if "reset_norm" in variants:
         check_has_norms(graph)
@@ -257,7 +273,7 @@ def align(
         crossed |= set(correction_taps(graph, "closed_form", taps))
     wanted = graph.resolve([*corrected, *crossed], ())
     state_a, state_b = state_of(model_a), state_of(model_b)
-    stats = collect(
+    own = collect(
         graph,
         state_a,
         state_b,
@@ -267,6 +283,7 @@ def align(
         precision=precision,
         backend=backend,
     )
+    stats = merged_stats(own, ranks, overwrite=True)
     _warn_of_few_samples(graph, stats)
     permutations = match(stats, graph.groups)
     permuted = permute_state(state_b, graph.groups, permutations)
@@ -301,6 +318,7 @@ def align(
         backend=backend,
         restore=restore,
         averages=averages,
+        ranks=ranks,
     )
 
 
@@ -328,9 +346,11 @@ def _check_same_metrics(rows: Sequence[Mapping[str, float]]) -> None:
             )
 
 
-def _open(batches: Iterable[Any], n_samples: int | None, variants: Sequence[str]) -> Batches:
+def _open(
+    batches: Iterable[Any], n_samples: int | None, variants: Sequence[str], ranks: Ranks
+) -> Batches:
     """Open the data, and refuse data that can be read once only where it has to be read again."""
-    data = Batches(batches, n_samples=n_samples)
+    data = open_batches(batches, n_samples, ranks)
     again = [variant for variant in variants if variant in READS_DATA]
     if again and not data.is_repeatable:
         raise CalibrationDataError(

@@ -7,7 +7,7 @@ other outputs:           D = mean |f(x) - t|² / mean |t|²,   t = (1-α) a(x) +
 a and b are the endpoints, f the network in question.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -62,24 +62,40 @@ class EndpointAnswers:
 
 
 def endpoint_answers(
-    graph: NetworkGraph, ends: tuple[State, State], data: Iterable[Tensor]
+    graph: NetworkGraph,
+    ends: tuple[State, State],
+    data: Iterable[Tensor],
+    example: Tensor | None = None,
 ) -> EndpointAnswers:
     """Run both endpoints over the data once, and keep the data.
 
     Args:
         ends: weights of both endpoints
+        example: an image, from which the answers' shape is taken where there are no data
     """
     images: list[Tensor] = []
     answers: tuple[list[Tensor], list[Tensor]] = [], []
     are_probabilities = False
     placed = None
+    n = 0
     with torch.no_grad():
-        for batch in counted(data, "endpoints' answers"):
+        for batch, is_asked in _or_else(counted(data, "endpoints' answers"), example):
             placed = placed or [as_mapping(state, batch.device) for state in ends]
             images.append(batch.cpu())
+            n += len(batch) if is_asked else 0
             for held, output in zip(answers, execute(graph, placed, batch), strict=True):
                 found = first_tensor(output).float()
                 are_probabilities = found.dim() == 2 and found.shape[1] > 1
                 held.append(found.softmax(dim=1) if are_probabilities else found)
-    a, b = (torch.cat(held) for held in answers)
-    return EndpointAnswers(torch.cat(images), a, b, are_probabilities)
+    a, b = (torch.cat(held)[:n] for held in answers)
+    return EndpointAnswers(torch.cat(images)[:n], a, b, are_probabilities)
+
+
+def _or_else(data: Iterable[Tensor], example: Tensor | None) -> Iterator[tuple[Tensor, bool]]:
+    """Yield each batch and True; if there is none, the example, if there is one, and False."""
+    is_empty = True
+    for batch in data:
+        is_empty = False
+        yield batch, True
+    if is_empty and example is not None:
+        yield example, False

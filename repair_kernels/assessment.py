@@ -16,6 +16,7 @@ from torch import Tensor
 
 from repair_kernels import ops
 from repair_kernels.affine import ChannelAffine
+from repair_kernels.all_reduce import merged_channels
 from repair_kernels.assembly import MergedNetwork
 from repair_kernels.batches import Batches
 from repair_kernels.errors import ArgumentError, NonFiniteActivationError
@@ -26,6 +27,7 @@ from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.moments import ChannelMoments
 from repair_kernels.output_losses import LossComparison, Losses
 from repair_kernels.progress import counted
+from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.running import RunningMoments
 from repair_kernels.taps import Tap
 
@@ -97,6 +99,7 @@ def assess(
     alpha: float,
     *,
     backend: str | None = None,
+    ranks: Ranks = ALONE,
 ) -> Assessment:
     """Run a corrected network over the data, beside the same one without corrections.
 
@@ -105,6 +108,7 @@ def assess(
         aligned: the interpolated weights without corrections
         ends: the weights of both endpoints, aligned; run only where batches have no labels
         goals: of each corrected tap
+        ranks: whose data it is; the same is found on each
     """
     state, layers = merged.as_graph_sees(graph)
     views = {
@@ -114,6 +118,7 @@ def assess(
     running = RunningMoments(["corrected"])
     comparison = LossComparison(alpha)
     network, states = None, []
+    overflow, own = None, {}
     try:
         with torch.no_grad():
             for batch, labels in counted(data.labelled(), "assessment", data.expected_images):
@@ -125,9 +130,14 @@ def assess(
                 if not comparison.takes(outputs[0], labels):
                     outputs += execute(graph, states[1:], batch)
                 comparison.add(corrected, outputs, labels)
-        seen = {tap: running.channels(tap) for tap in goals}
+        own = {tap: running.channels(tap) for tap in goals if network is not None}
     except NonFiniteActivationError as error:
-        return Assessment({}, None, str(error), False)
+        overflow = str(error)
+    for said in ranks.exchange("overflow", overflow):
+        if said is not None:
+            return Assessment({}, None, said, False)
+    seen = merged_channels(own, ranks)
+    comparison.merge(ranks)
     exactness = {tap: _exactness(seen[tap], wanted) for tap, wanted in goals.items()}
     return Assessment(exactness, comparison.result(), None, comparison.single_class)
 

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from repair_kernels.errors import CalibrationDataError, EmptyDataError
+from repair_kernels.ranks import ALONE, Ranks
 
 PIECE_IMAGES = 500
 """As the paper's batches."""
 PIECE_BYTES = 64 * 2**20
+EXAMPLES = 8
+"""Images that one rank shows to all, to capture the networks with and to verify on."""
 
 
 def input_of(batch: Any, number: int) -> Tensor:
@@ -133,6 +136,7 @@ class Batches:
         self._pending = chain(taken, self._pending)
         self.is_repeatable = not isinstance(batches, Iterator)
         self._counted: int | None = None
+        self._may_be_empty = False
 
     def __len__(self) -> int:
         """Return the number of batches where the source knows it, else 0."""
@@ -185,7 +189,7 @@ class Batches:
             if left == 0:
                 break
         self._counted = n_images
-        if n_images == 0:
+        if n_images == 0 and not self._may_be_empty:
             raise EmptyDataError(
                 "`batches` must hold at least one image; all batches are empty; check the data "
                 "loader"
@@ -194,6 +198,16 @@ class Batches:
     def _placed(self, x: Tensor) -> Tensor:
         x = x.detach()
         return x if self.device is None else x.to(self.device, non_blocking=True)
+
+    def share(self, example: Tensor, is_repeatable: bool) -> None:
+        """Be one rank's part of data that others have parts of: there may be no images in it.
+
+        Args:
+            example: takes the place of `first`
+            is_repeatable: whether all parts can be read more than once
+        """
+        self.first, self.is_repeatable = example, is_repeatable
+        self._may_be_empty = True
 
 
 class Pieces:
@@ -209,3 +223,48 @@ class Pieces:
 
     def __iter__(self) -> Iterator[Tensor]:
         return in_pieces(self._data, piece_size(self._data.first))
+
+
+def open_batches(batches: Iterable[Any], n_samples: int | None, ranks: Ranks = ALONE) -> Batches:
+    """Open this rank's batches. There may be none if another rank has some.
+
+    Args:
+        n_samples: how many images to use at most, of this rank's
+    Raises:
+        EmptyDataError: no rank has images
+        CalibrationDataError: ranks have inputs of different shapes
+    """
+    try:
+        own = Batches(batches, n_samples=n_samples)
+    except EmptyDataError:
+        if ranks.size == 1:
+            raise
+        own = None
+    if ranks.size == 1 and own is not None:
+        return own
+    said = None if own is None else (tuple(own.first.shape[1:]), own.first.dtype, len(own.first))
+    everyone = ranks.exchange("inputs", (said, own is None or own.is_repeatable))
+    known = {rank: theirs for rank, (theirs, _) in enumerate(everyone) if theirs is not None}
+    teller = max(known, key=lambda rank: min(known[rank][2], EXAMPLES), default=None)
+    if teller is None or known[teller][2] == 0:
+        raise EmptyDataError(
+            "`batches` must hold at least one image on some rank; there is none on all "
+            f"{ranks.size}; check the data loader"
+        )
+    for rank, theirs in known.items():
+        if theirs[:2] != known[teller][:2]:
+            raise CalibrationDataError(
+                "all ranks must have inputs of one shape and dtype; rank "
+                f"{teller} has (n, {_listed(known[teller])} and rank {rank} "
+                f"(n, {_listed(theirs)}; prepare the images of all ranks in the same way"
+            )
+    mine = None if own is None or ranks.rank != teller else own.first[:EXAMPLES]
+    example = ranks.from_rank(teller, mine)
+    if own is None:
+        own = Batches([example[:0]])
+    own.share(example, all(is_repeatable for _, is_repeatable in everyone))
+    return own
+
+
+def _listed(said: tuple[tuple[int, ...], torch.dtype, int]) -> str:
+    return f"{', '.join(map(str, said[0]))}) of {said[1]}"

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from repair_kernels.all_reduce import merged_stats
 from repair_kernels.assembly import assemble
 from repair_kernels.assessment import assess, check_on_worse
-from repair_kernels.batches import Batches
+from repair_kernels.batches import open_batches
 from repair_kernels.channel_statistics import paired_averages
 from repair_kernels.endpoints import capture_pair, check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationWarning
@@ -19,6 +20,7 @@ from repair_kernels.interpolation import interpolate, interpolate_state
 from repair_kernels.moments import PairedMoments
 from repair_kernels.norm_reset import check_has_norms
 from repair_kernels.permutation import with_state
+from repair_kernels.ranks import Ranks
 from repair_kernels.statistics import collect
 from repair_kernels.variants import check_batch_mean, check_variant, correct, correction_taps
 
@@ -39,6 +41,7 @@ def calibrate(
     backend: str | None = None,
     add_bias: bool = False,
     on_worse: str | None = "warn",
+    process_group: Any = None,
 ) -> nn.Module:
     """Interpolate two aligned networks and restore the statistics of the chosen taps.
 
@@ -64,25 +67,30 @@ def calibrate(
             network without corrections: "warn" (`CalibrationWarning`), or return the latter
             ("aligned", which warns as well); None: do not measure it. Measuring is one more pass;
             data that can be read once only is not measured on
+        process_group: a torch.distributed group: each rank gives its own part of the calibration
+            data, and all get the same network, to the bit. See docs/processes.md
     Returns:
         a new network: of the class of `model_a` with corrections in its weights, and explicit
         `ChannelAffine` layers where they cannot be folded; on the device of `model_a`
     Raises:
         ArgumentError, ArchitectureMismatchError, CalibrationDataError, NonFiniteActivationError,
-        GraphCaptureError
+        GraphCaptureError; FailedRankError or LostRankError where another rank failed, or is gone
     Source:
         REPAIR (Jordan et al., 2023), §4
     """
     alpha, variant, restore = check_alpha(alpha), check_variant(variant), check_restore(restore)
-    check_batch_mean(batch_mean, [variant])
     check_on_worse(on_worse, optional=True)
     if batch_mean and stats is not None:
         raise ArgumentError(
             "`batch_mean` averages over batches, and `stats` are pooled; give one of the two"
         )
     device = choose_device(device, model_a)
-    with preserved_rng(device):
-        data = Batches(batches, n_samples=n_samples)
+    ranks = Ranks(process_group, device)
+    check_batch_mean(batch_mean, [variant], ranks)
+    told = {"alpha": alpha, "variant": variant, "taps": taps, "restore": restore}
+    told |= {"stats": stats is not None, "add_bias": add_bias, "on_worse": on_worse}
+    with preserved_rng(device), ranks.together("calibrate", **told):
+        data = open_batches(batches, n_samples, ranks)
         graph = capture_pair(model_a, model_b, data)
         data.device = device
         chosen = correction_taps(graph, variant, taps)
@@ -99,15 +107,19 @@ def calibrate(
             stats = (
                 {}
                 if not chosen
-                else collect(
-                    graph,
-                    state_a,
-                    state_b,
-                    data,
-                    taps=chosen,
-                    cross=(),
-                    diagonal=paired,
-                    backend=backend,
+                else merged_stats(
+                    collect(
+                        graph,
+                        state_a,
+                        state_b,
+                        data,
+                        taps=chosen,
+                        cross=(),
+                        diagonal=paired,
+                        backend=backend,
+                    ),
+                    ranks,
+                    overwrite=True,
                 )
             )
         merged = interpolate_state(state_a, state_b, alpha, backend=backend)
@@ -123,11 +135,13 @@ def calibrate(
             restore=restore,
             batch_mean=batch_mean,
             backend=backend,
+            ranks=ranks,
         )
         network = assemble(model_a, graph, merged, corrections, add_bias=add_bias)
         if on_worse is None or not network.is_changed or not data.is_repeatable:
             return network.model
-        found = assess(graph, network, merged, (state_a, state_b), {}, data, alpha, backend=backend)
+        ends = state_a, state_b
+        found = assess(graph, network, merged, ends, {}, data, alpha, backend=backend, ranks=ranks)
     if not found.is_worse:
         return network.model
     returned = "aligned" if on_worse == "aligned" else "corrected"

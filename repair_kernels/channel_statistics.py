@@ -12,10 +12,12 @@ from torch import Tensor
 
 from repair_kernels import ops
 from repair_kernels.affine import ChannelAffine
+from repair_kernels.all_reduce import merged_channels
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.progress import counted
+from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.running import RunningMoments
 from repair_kernels.taps import Tap
 
@@ -36,6 +38,7 @@ def collect_channels(
     batch_mean: bool = False,
     backend: str | None = None,
     stage: str = "calibration",
+    ranks: Ranks = ALONE,
 ) -> list[dict[str, ChannelMoments]]:
     """Run weight sets over the data and return the moments of each of them at each tap.
 
@@ -48,6 +51,7 @@ def collect_channels(
         batch_mean: whether to average over batches instead, see `BatchAverages`
         backend: see `ops`
         stage: what a progress bar calls this pass
+        ranks: whose data it is; the moments are of all of it, those that `correct` gets of a batch
     Raises:
         CalibrationDataError: there is no batch
         NonFiniteActivationError: an activation is not finite
@@ -82,7 +86,11 @@ def collect_channels(
                     [*taps, *affines[number]],
                 )
             running.end_batch()
-    return [{tap: running.channels(tap, number) for tap in taps} for number in range(len(states))]
+    is_mine = running.n_batches > 0 or ranks.size == 1
+    keys = [(number, tap) for number in range(len(states)) for tap in taps]
+    own = {(number, tap): running.channels(tap, number) for number, tap in keys if is_mine}
+    found = merged_channels(own, ranks)
+    return [{tap: found[number, tap] for tap in taps} for number in range(len(states))]
 
 
 class BatchAverages(RunningMoments):

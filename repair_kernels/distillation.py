@@ -7,6 +7,9 @@ those of the next. So, from REPAIR's corrections on, gradient descent moves the 
 scale and one shift per channel of each corrected tap, until the merged network answers as the
 endpoints do on the calibration images. It needs no labels and changes no other weight.
 
+Of several ranks each asks the endpoints about its own images and takes its share of every step;
+their gradients are added up, so that all take the same steps.
+
 A tenth of the images is held out. The corrections that answer best on it are returned, those of the
 start among them: they are never worse there than where they came from.
 
@@ -15,7 +18,7 @@ Source:
     with both endpoints as teachers, by Adam (Kingma and Ba, 2015) with one cycle of learning rates
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +32,7 @@ from repair_kernels.execution import as_mapping, execute
 from repair_kernels.goals import Goal
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.progress import meter
+from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.taps import Tap
 
 SEED = 0
@@ -112,6 +116,7 @@ def distil(
     *,
     restore: str = "both",
     recipe: Recipe | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, ChannelAffine]:
     """Fit the corrections of an interpolated network to the endpoints' answers.
 
@@ -121,7 +126,8 @@ def distil(
         goals: the goal of each of those taps
         answers: images, and what the endpoints answer
         restore: "both" scales and shifts move, or the scales ("std") or shifts ("mean") alone
-        recipe: how to descend
+        recipe: how to descend; the size of a batch counts the images of all ranks
+        ranks: whose images they are
     Returns:
         by tap the correction, float64; on a CPU the same bits for the same images in one order
     Raises:
@@ -137,7 +143,8 @@ def distil(
         for name, t in as_mapping(state, device).items()
     }
     generator = torch.Generator().manual_seed(SEED)
-    fitted, held_out = _split(len(answers.images), generator)
+    fitted, held_out = _split(len(answers.images), generator, ranks)
+    shares = _shares(len(fitted), recipe.batch_size, ranks)
 
     def loss(index: Tensor) -> Tensor:
         [output] = execute(
@@ -147,29 +154,27 @@ def distil(
 
     def held_out_loss() -> float:
         with torch.no_grad():
-            pieces = held_out.split(recipe.batch_size)
-            return sum(float(loss(piece)) * len(piece) for piece in pieces) / len(held_out)
+            pieces = held_out.split(recipe.batch_size) if len(held_out) else ()
+            own = sum(float(loss(piece)) * len(piece) for piece in pieces)
+        everyone = ranks.exchange("held out", (own, len(held_out)))
+        return sum(total for total, _ in everyone) / sum(count for _, count in everyone)
 
     best, kept = held_out_loss(), moving.frozen()
-    steps = recipe.epochs * -(-len(fitted) // recipe.batch_size)
+    steps = recipe.epochs * len(shares)
     optimizer = torch.optim.Adam(moving.steps.values(), lr=recipe.learning_rate)
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
     with meter("distillation", recipe.epochs * len(fitted)) as done:
         for _ in range(recipe.epochs):
             order = fitted[torch.randperm(len(fitted), generator=generator)]
-            for index in order.split(recipe.batch_size):
-                with torch.enable_grad():
-                    value = loss(index)
-                if not value.requires_grad:
-                    raise ArgumentError(
-                        "variant 'distilled' needs gradients of the network's output, and none "
-                        "come through this network; use variant='sequential'"
-                    )
+            parts = order.split([own for own, _ in shares])
+            for index, (own, everyones) in zip(parts, shares, strict=True):
                 optimizer.zero_grad()
-                value.backward()
+                if own:
+                    _backward(loss, index, own / everyones)
+                _add_up_gradients(list(moving.steps.values()), ranks)
                 optimizer.step()
                 schedule.step()
-                done.update(len(index))
+                done.update(own)
             found = held_out_loss()
             if found < best:
                 best, kept = found, moving.frozen()
@@ -179,8 +184,40 @@ def distil(
     }
 
 
-def _split(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _backward(loss: Callable[[Tensor], Tensor], index: Tensor, weight: float) -> None:
+    with torch.enable_grad():
+        value = loss(index) * weight
+    if not value.requires_grad:
+        raise ArgumentError(
+            "variant 'distilled' needs gradients of the network's output, and none come through "
+            "this network; use variant='sequential'"
+        )
+    value.backward()
+
+
+def _add_up_gradients(steps: Sequence[Tensor], ranks: Ranks) -> None:
+    if ranks.size == 1:
+        return
+    for step in steps:
+        step.grad = torch.zeros_like(step) if step.grad is None else step.grad
+    ranks.exchange("gradients", None)
+    ranks.add_up_([step.grad for step in steps if step.grad is not None])
+
+
+def _split(n: int, generator: torch.Generator, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Return which images to fit to, and which to judge by."""
     order = torch.randperm(n, generator=generator)
     count = int(HELD_OUT * n)
-    return (order[count:], order[:count]) if count >= LEAST_HELD_OUT else (order, order)
+    enough = sum(ranks.exchange("to hold out", count)) >= LEAST_HELD_OUT
+    return (order[count:], order[:count]) if enough else (order, order)
+
+
+def _shares(n: int, batch_size: int, ranks: Ranks) -> list[tuple[int, int]]:
+    """Return for each step how many images it takes of this rank's n, and how many of all."""
+    everyone = ranks.exchange("to fit to", n)
+    steps = -(-sum(everyone) // batch_size)
+    if ranks.size == 1:
+        sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
+        return [(size, size) for size in sizes]
+    cut = [[m * (k + 1) // steps - m * k // steps for m in everyone] for k in range(steps)]
+    return [(sizes[ranks.rank], sum(sizes)) for sizes in cut]

@@ -58,6 +58,18 @@ class MissingExtraError(RepairKernelsError, ImportError):
     """An optional dependency is not installed."""
 
 
+class RankError(RepairKernelsError, RuntimeError):
+    """This process was stopped by what happened in another one of its process group."""
+
+
+class FailedRankError(RankError):
+    """Another process of the group raised an error; the message says which, and what."""
+
+
+class LostRankError(RankError):
+    """Another process of the group was ended, or did not answer in time."""
+
+
 class FunctionChangedError(RepairKernelsError, RuntimeError):
     """A permuted network computes something else: a derived permutation group is wrong.
 

@@ -21,6 +21,7 @@ from repair_kernels.folding.makers import running_statistics
 from repair_kernels.frontier import Change, Frontier, Schedule
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.progress import meter
+from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.rules import argument
 from repair_kernels.sequential import Pooled
 
@@ -62,6 +63,7 @@ def reset_statistics(
     network: str = "merged",
     budget: int | None = None,
     backend: str | None = None,
+    ranks: Ranks = ALONE,
 ) -> State:
     """Return the new running statistics, by name.
 
@@ -71,6 +73,7 @@ def reset_statistics(
         restore: "both", or the variances alone ("std"), or the means alone ("mean")
         network: what messages call the network
         budget: see `Frontier`
+        ranks: whose pieces they are; all stand before a BatchNorm together
     Raises:
         ArgumentError: when there is no BatchNorm
         NonFiniteActivationError: naming the BatchNorm and the piece
@@ -84,9 +87,9 @@ def reset_statistics(
         frontier = Frontier(graph, state, pieces, budget, done=done, advances=norms)
         for nodes, norm in _stretches(graph):
             module = norm.mean.rpartition(".")[0]
-            pooled = Pooled(f"{module} (input)", 1, network, backend)
+            pooled = Pooled(f"{module} (input)", 1, network, backend, ranks)
             frontier.advance(nodes, argument(norm.node, 0).name, pooled.read, change)
-            moments, new = pooled.moments, {}
+            moments, new = pooled.moments(), {}
             if restore != "std":
                 new[norm.mean] = moments.mean
             if restore != "mean":

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from repair_kernels.ranks import Ranks
+
 CROSS_ENTROPY, DIVERGENCE, SQUARED_ERROR = "cross-entropy", "divergence", "squared error"
 CHANCE = 2.0
 """A loss is worse by more than chance if it is by so many standard errors."""
@@ -120,6 +122,22 @@ class LossComparison:
             (y - target).square().flatten(1).mean(1) if y.dim() > 1 else (y - target).square()
             for y in (found, aligned)
         ]
+
+    def merge(self, ranks: Ranks) -> None:
+        """Take in what the other ranks saw; the first that has images decides on the kind."""
+        sums = None if self._sums is None else self._sums.tolist()
+        own = self._kind, self._n, sums, float(self._size), self._classes
+        told = [one for one in ranks.exchange("losses", own) if one[0] is not None]
+        if not told:
+            return
+        self._kind = told[0][0]
+        same = [one for one in told if one[0] == self._kind]
+        self._n = sum(n for _, n, *_ in same)
+        self._sums = torch.tensor([each[2] for each in same], dtype=torch.float64).sum(0)
+        self._size = sum(size for *_, size, _ in same)
+        classes = [c for *_, c in same if c is not None]
+        if classes:
+            self._classes = min(low for low, _ in classes), max(high for _, high in classes)
 
     def result(self) -> Losses | None:
         """Return the mean losses; None without images."""

@@ -1,4 +1,4 @@
-"""The moments of every tap as one value: merged, reordered, all-reduced over processes, saved.
+"""The moments of every tap as one value: merged, reordered, saved.
 
 `statistics_file.py` says what a file of them holds.
 """
@@ -11,13 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, NoReturn
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError, RepairKernelsError
 from repair_kernels.fingerprint import Fingerprint, combined
 from repair_kernels.moments import Indices, PairedMoments
-from repair_kernels.moments.pairs import add_spread_
 from repair_kernels.moments.totals import check_count
 from repair_kernels.statistics_file import read, write
 
@@ -203,107 +201,3 @@ class PairedStats(Mapping[str, PairedMoments]):
             f"the closest are {', '.join(map(repr, close))}" if close else f"there are {len(self)}"
         )
         raise UnknownTapError(f"no tap {tap!r} in these statistics; {hint}. See `list(stats)`.")
-
-
-class _Layout(NamedTuple):
-    """What every rank must know of a tap of another one: its shape, and how much it weighs."""
-
-    n_samples: int
-    c_a: int
-    c_b: int
-    products: str
-
-    @property
-    def shape(self) -> tuple[int, int, str]:
-        return self[1:]
-
-
-def all_reduce(stats: PairedStats, group: dist.ProcessGroup | None = None) -> PairedStats:
-    """Merge the statistics of all processes of a torch.distributed group, the same bits on each.
-
-    Every rank calls it once, with what it has seen; shards may be uneven, and a rank that saw
-    nothing gives `PairedStats({}, n_images=0)`. Tap by tap, in float64:
-
-        mean = Σ_r mean_r n_r / n        m2 = Σ_r m2_r + n_r (mean_r - mean)²
-
-    and all sums of products likewise. The first rank of the group adds up and broadcasts. Tensors
-    travel on the current CUDA device with NCCL, through the CPU with any other backend, and the
-    result is where this rank's statistics were.
-
-    Raises:
-        ArgumentError: there is no such group, or this process is not in it
-        ArchitectureMismatchError: ranks differ in taps or channels; raised on every rank
-        StatisticsMismatchError: fingerprints tell of other networks or data, or of images that two
-            ranks have seen; raised on every rank
-    """
-    if group is None and dist.is_available() and dist.is_initialized():
-        group = dist.group.WORLD
-    if group is None:
-        raise ArgumentError(
-            "`all_reduce` needs a torch.distributed process group, and none was initialised. "
-            "Call `torch.distributed.init_process_group` first, and start with torchrun."
-        )
-    rank = dist.get_rank(group)
-    if rank < 0:
-        raise ArgumentError("this process is not in `group`. Call it on the group's ranks only.")
-    mine = {
-        tap: _Layout(m.n_samples, m.mean_a.numel(), m.mean_b.numel(), m.products)
-        for tap, m in stats.items()
-    }
-    everyone: list = [None] * dist.get_world_size(group)
-    dist.all_gather_object(everyone, (stats.n_images, mine, stats.fingerprint), group=group)
-    n_images = sum(seen for seen, _, _ in everyone)
-    # A rank without data may not know the networks either.
-    fingerprint = combined([held for _, layout, held in everyone if layout or held])
-    layouts = [layout for _, layout, _ in everyone if layout]
-    if not layouts:
-        return PairedStats({}, n_images=n_images, fingerprint=fingerprint)
-    for tap in {tap: None for layout in layouts for tap in layout}:
-        found = {layout[tap].shape if tap in layout else None for layout in layouts}
-        if len(found) > 1:
-            raise ArchitectureMismatchError(
-                f"all ranks must record the same taps with the same channels and products, but at "
-                f"tap {tap!r} they have {sorted(map(str, found))} (c_a, c_b, products). "
-                "Start every rank with the same networks and options."
-            )
-    travel = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
-    home = next((m.mean_a.device for m in stats.values()), torch.device(travel))
-    reduced = {}
-    for tap, layout in layouts[0].items():
-        counts = [theirs[tap].n_samples if tap in theirs else 0 for _, theirs, _ in everyone]
-        moments = stats[tap] if tap in stats else _empty(layout)
-        reduced[tap] = _reduced(moments.to(travel), rank, counts, group).to(home)
-    return PairedStats(reduced, n_images=n_images, fingerprint=fingerprint)
-
-
-def _empty(layout: _Layout) -> PairedMoments:
-    cross = {"none": False, "diagonal": "diagonal"}.get(layout.products, True)
-    joint = layout.products == "joint"
-    return PairedMoments.empty(layout.c_a, layout.c_b, cross=cross, joint=joint)
-
-
-def _reduced(
-    moments: PairedMoments, rank: int, counts: list[int], group: dist.ProcessGroup
-) -> PairedMoments:
-    mine, total = counts[rank], sum(counts)
-    if total == 0:
-        return moments
-    mean_a = _summed(moments.mean_a * (mine / total), group)
-    mean_b = _summed(moments.mean_b * (mine / total), group)
-    # Moments about the mean of all ranks' samples add up.
-    own = moments.clone()
-    add_spread_(own, own.mean_a - mean_a, own.mean_b - mean_b, mine)
-    sums = {
-        k: _summed(v.contiguous(), group)
-        for k, v in own.tensors.items()
-        if not k.startswith("mean")
-    }
-    return PairedMoments(total, mean_a=mean_a, mean_b=mean_b, **sums)
-
-
-def _summed(values: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Add up over the group, in place of `values`; one rank decides, so that all have its bits."""
-    first = dist.get_global_rank(group, 0)
-    dist.reduce(values, dst=first, group=group)
-    dist.broadcast(values, src=first, group=group)
-    return values

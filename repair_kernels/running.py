@@ -98,6 +98,11 @@ class RunningMoments:
         """Return one dict per network: networks may be added to side by side."""
         return [{} for _ in self._networks]
 
+    @property
+    def n_batches(self) -> int:
+        """How many batches there were."""
+        return self._batches
+
     def near(self, tap: str, network: int = 0) -> Tensor | None:
         """Return one network's mean at a tap so far: a guess of the next batch's."""
         return self._mean[self._slices[tap, network]] if self._slices else None

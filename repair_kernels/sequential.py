@@ -12,12 +12,14 @@ from torch import Tensor
 
 from repair_kernels import ops
 from repair_kernels.affine import ChannelAffine
+from repair_kernels.all_reduce import merged_channels
 from repair_kernels.execution import Run
 from repair_kernels.frontier import Change, Frontier, Schedule
 from repair_kernels.goals import Affine, Goal, affine_to_goal
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.moments import ChannelMoments
 from repair_kernels.progress import meter
+from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.running import RunningMoments
 from repair_kernels.taps import Tap
 
@@ -32,6 +34,7 @@ def correct_in_order(
     network: str = "merged",
     budget: int | None = None,
     backend: str | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Affine]:
     """Return the correction of each tap that has a goal.
 
@@ -42,6 +45,7 @@ def correct_in_order(
         restore: see `goals.RESTORE`
         network: what messages call the network
         budget: see `Frontier`
+        ranks: whose pieces they are; all stand at a tap together
     Raises:
         NonFiniteActivationError: naming the tap and the piece
     """
@@ -51,9 +55,9 @@ def correct_in_order(
     with torch.no_grad(), meter("calibration", images) as done:
         frontier = Frontier(graph, state, pieces, budget, done=done, advances=len(goals))
         for nodes, tap in _stretches(graph, goals):
-            pooled = Pooled(tap.name, tap.channel_dim, network, backend)
+            pooled = Pooled(tap.name, tap.channel_dim, network, backend, ranks)
             frontier.advance(nodes, tap.node, pooled.read, change)
-            found[tap.name] = affine_to_goal(goals[tap.name], pooled.moments, restore)
+            found[tap.name] = affine_to_goal(goals[tap.name], pooled.moments(), restore)
             change = _correction(tap, found[tap.name])
     return found
 
@@ -87,10 +91,19 @@ class Pooled:
         channel_dim: the dimension that counts its channels
         network: what messages call the network
         backend: see `ops`
+        ranks: whose pieces they are
     """
 
-    def __init__(self, name: str, channel_dim: int, network: str, backend: str | None):
+    def __init__(
+        self,
+        name: str,
+        channel_dim: int,
+        network: str,
+        backend: str | None,
+        ranks: Ranks = ALONE,
+    ):
         self._name, self._channel_dim, self._backend = name, channel_dim, backend
+        self._ranks = ranks
         self._running = RunningMoments([network])
 
     def read(self, value: Tensor) -> None:
@@ -100,7 +113,8 @@ class Pooled:
         self._running.add(self._name, 0, n_samples, sums)
         self._running.end_batch()
 
-    @property
     def moments(self) -> ChannelMoments:
-        """The moments of the values so far."""
-        return self._running.channels(self._name)
+        """Return the moments of all ranks' values so far."""
+        held = self._running.n_batches > 0 or self._ranks.size == 1
+        own = {self._name: self._running.channels(self._name)} if held else {}
+        return merged_channels(own, self._ranks)[self._name]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from repair_kernels import ops
-from repair_kernels.batches import Batches
+from repair_kernels.all_reduce import merged_stats
+from repair_kernels.batches import Batches, open_batches
 from repair_kernels.compiled import CompiledPair
 from repair_kernels.endpoints import capture_pair, choose_device, preserved_rng
 from repair_kernels.errors import EmptyDataError
@@ -26,8 +27,9 @@ from repair_kernels.graph import (
 )
 from repair_kernels.identity import identify
 from repair_kernels.numbered import NumberedBatches, Seekable, Shard, numbered
-from repair_kernels.paired_stats import PairedStats, all_reduce
+from repair_kernels.paired_stats import PairedStats
 from repair_kernels.progress import counted, shown
+from repair_kernels.ranks import Ranks
 from repair_kernels.resuming import Checkpointing, Passage, ResumablePassage
 from repair_kernels.side_by_side import side_by_side
 from repair_kernels.taps import Tap
@@ -72,18 +74,22 @@ def compute_stats(
         compile: whether to compile both networks with their statistics by `torch.compile`, for
             batches of the first one's shape; a batch of another shape, such as a smaller last one,
             runs as without. Takes from seconds to minutes before the first batch
-        process_group: a torch.distributed group over whose ranks the statistics are merged
+        process_group: a torch.distributed group (`dist.group.WORLD`): each rank gives its own
+            batches, as many as it has or none, and all get the statistics of all ranks' images, the
+            same bits. See docs/processes.md
         shard: which part of the batches to use, such as "3/16": the parts' statistics are merged by
             `merge` or `merge_files`. `n_samples` is that of all parts together
         checkpointing: where to keep the pass on its way, so that after a kill it goes on to the
             same bits (on the same kind of machine, with as many threads); with a group, each rank
             has a file of its own
-        progress: whether to show images per second and time left, on standard error
+        progress: whether to show images per second and time left, on standard error; of several
+            ranks the first one does
     Returns:
         `PairedMoments` by tap name, float64, on the device
     Raises:
         ArchitectureMismatchError, NonFiniteWeightError, NonFiniteActivationError,
-        CalibrationDataError, GraphCaptureError, CompilationError, ArgumentError
+        CalibrationDataError, GraphCaptureError, CompilationError, ArgumentError; FailedRankError
+        or LostRankError where another rank failed, or is gone
     Source:
         REPAIR (Jordan et al., 2023), §2.2 and §4
     Example:
@@ -93,20 +99,17 @@ def compute_stats(
         (13, torch.Size([4]))
     """
     device = choose_device(device, model_a)
+    ranks = Ranks(process_group, device)
+    told = {"taps": taps, "cross": cross, "joint": joint, "shard": shard and str(shard)}
     is_numbered = shard is not None or isinstance(batches, Seekable)
-    part: NumberedBatches | None = None
-    with preserved_rng(device), shown(progress):
-        try:
-            if is_numbered or checkpointing is not None:
-                part = numbered(batches, shard=shard, n_samples=n_samples)
-                data = Batches([part.example])
-            else:
-                data = Batches(batches, n_samples=n_samples)
-        except EmptyDataError:
-            if process_group is None:
-                raise
-            # The other ranks wait for this one: a shard without data merges as nothing.
-            return all_reduce(PairedStats({}, n_images=0), process_group)
+    is_shown = progress and ranks.is_first
+    with preserved_rng(device), shown(is_shown), ranks.together("compute_stats", **told):
+        part: NumberedBatches | None = None
+        if is_numbered or checkpointing is not None:
+            part = _own_part(batches, shard, n_samples, ranks)
+            data = open_batches([] if part is None else [part.example], None, ranks)
+        else:
+            data = open_batches(batches, n_samples, ranks)
         graph = capture_pair(model_a, model_b, data)
         chosen = graph.resolve(taps, graph.default_taps)
         crossed = graph.resolve(cross, graph.match_taps)
@@ -119,8 +122,7 @@ def compute_stats(
         passage = Passage()
         if part is not None and checkpointing is not None:
             if process_group is not None:
-                ranks = process_group.rank(), process_group.size()
-                checkpointing = checkpointing.of_rank(*ranks)
+                checkpointing = checkpointing.of_rank(ranks.rank, ranks.size)
             options = {"precision": precision, "backend": backend, "compile": compile}
             options["shard"] = str(part.shard)
             passage = ResumablePassage(checkpointing, part, fingerprint, options, device)
@@ -143,12 +145,29 @@ def compute_stats(
             if part is None:
                 raise
             stats = passage.stats(chosen)  # a shard without images, or a pass that was done
-    if is_numbered and part is not None:
-        fingerprint = replace(fingerprint, coverage=part.coverage)
-    else:
-        fingerprint = replace(fingerprint, data=None)
-    stats = PairedStats(stats, n_images=stats.n_images, fingerprint=fingerprint)
-    return stats if process_group is None else all_reduce(stats, process_group)
+        if is_numbered and part is not None:
+            fingerprint = replace(fingerprint, coverage=part.coverage)
+        else:
+            fingerprint = replace(fingerprint, data=None)
+        is_known = part is not None or not is_numbered  # A rank without data says nothing of it.
+        own = PairedStats(
+            stats, n_images=stats.n_images, fingerprint=fingerprint if is_known else None
+        )
+        return merged_stats(own, ranks, overwrite=True)
+
+
+def _own_part(
+    batches: Iterable[Any], shard: Shard | str | None, n_samples: int | None, ranks: Ranks
+) -> NumberedBatches | None:
+    """Return this rank's batches with their numbers; None if it has none and others may have."""
+    try:
+        part = numbered(batches, shard=shard, n_samples=n_samples)
+        part.example  # noqa: B018
+    except EmptyDataError:
+        if ranks.size == 1:
+            raise
+        return None
+    return part
 
 
 def collect(

@@ -22,6 +22,7 @@ from repair_kernels.goals import Affine, Goal, affine_to_goal, cancelling, close
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.norm_reset import reset_statistics
+from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.sequential import correct_in_order
 from repair_kernels.taps import Tap
 
@@ -42,6 +43,7 @@ class Interpolated:
         restore: see `goals.RESTORE`
         batch_mean: whether `stats` are averages over batches, and those to come shall be
         backend: see `ops`
+        ranks: whose data it is
     """
 
     graph: NetworkGraph
@@ -53,6 +55,7 @@ class Interpolated:
     restore: str = "both"
     batch_mean: bool = False
     backend: str | None = None
+    ranks: Ranks = ALONE
 
     @property
     def networks(self) -> list[str]:
@@ -116,7 +119,8 @@ def correct_forward(merged: Interpolated) -> list[Corrections]:
     Each tap is normalised by its batch's statistics, so that what follows sees the goal. The
     corrections are then frozen with the statistics of the whole pass. Batches are pieces of one
     size, as the statistics of small ones are poor (see `Batches.pieces`); with `batch_mean` they
-    are the data's own, as in the published code.
+    are the data's own, as in the published code. Of several ranks each cuts its own data: what a
+    piece is normalised by is its own, what is frozen is of all ranks' images.
     """
     goals = merged.goals()
 
@@ -133,6 +137,7 @@ def correct_forward(merged: Interpolated) -> list[Corrections]:
         networks=merged.networks,
         batch_mean=merged.batch_mean,
         backend=merged.backend,
+        ranks=merged.ranks,
     )
     return [
         merged.with_affines(
@@ -158,6 +163,7 @@ def correct_sequential(merged: Interpolated) -> list[Corrections]:
                 restore=merged.restore,
                 network=network,
                 backend=merged.backend,
+                ranks=merged.ranks,
             )
         )
         for state, goals, network, pieces in each
@@ -170,7 +176,8 @@ def correct_distilled(merged: Interpolated) -> list[Corrections]:
     See `distillation.py`. All images are held in memory, and alphas take turns.
     """
     starts = correct_forward(merged)
-    answers = endpoint_answers(merged.graph, merged.ends, merged.data.pieces())
+    example = merged.data.first[:1].to(merged.data.device)
+    answers = endpoint_answers(merged.graph, merged.ends, merged.data.pieces(), example)
     each = zip(merged.states, merged.alphas, merged.goals(), starts, strict=True)
     return [
         Corrections(
@@ -181,6 +188,7 @@ def correct_distilled(merged: Interpolated) -> list[Corrections]:
                 goals,
                 answers.at(alpha),
                 restore=merged.restore,
+                ranks=merged.ranks,
             )
         )
         for state, alpha, goals, start in each
@@ -199,6 +207,7 @@ def reset_norms(merged: Interpolated) -> list[Corrections]:
                 restore=merged.restore,
                 network=network,
                 backend=merged.backend,
+                ranks=merged.ranks,
             )
         )
         for state, network, pieces in each
@@ -227,6 +236,7 @@ def correct(
     restore: str = "both",
     batch_mean: bool = False,
     backend: str | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Corrections]:
     """Return what a variant changes, for each of some interpolated weight sets.
 
@@ -239,11 +249,12 @@ def correct(
         stats: of the aligned endpoints, at least at `taps`
         restore: see `goals.RESTORE`
         batch_mean: whether `stats` are averages over batches, and "forward" shall average so
+        ranks: whose data it is; the corrections have the same bits on each
     """
     _check_stats(graph, stats, taps, variant)
     held = {tap: stats[tap] if data.device is None else stats[tap].to(data.device) for tap in taps}
     return _CORRECT[variant](
-        Interpolated(graph, states, alphas, ends, data, held, restore, batch_mean, backend)
+        Interpolated(graph, states, alphas, ends, data, held, restore, batch_mean, backend, ranks)
     )
 
 
@@ -278,12 +289,17 @@ def check_variant(variant: str, also: Sequence[str] = ()) -> str:
     return variant
 
 
-def check_batch_mean(batch_mean: bool, variants: Sequence[str]) -> None:
+def check_batch_mean(batch_mean: bool, variants: Sequence[str], ranks: Ranks = ALONE) -> None:
     """Check that averages over batches are asked for where there are any.
 
     Raises:
-        ArgumentError: when "forward" is none of the variants.
+        ArgumentError: when "forward" is none of the variants, or batches are several processes'.
     """
+    if batch_mean and ranks.size > 1:
+        raise ArgumentError(
+            "`batch_mean` averages over the batches of one process, for comparisons with published "
+            f"code; got a `process_group` of {ranks.size}; leave one of the two out"
+        )
     if batch_mean and "forward" not in variants:
         raise ArgumentError(
             "`batch_mean` is the published averaging of variant 'forward'; got "

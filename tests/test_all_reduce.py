@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from repair_kernels.errors import RepairKernelsError
+from repair_kernels.all_reduce import all_reduce
+from repair_kernels.errors import ArgumentError
 from repair_kernels.moments import PairedMoments
-from repair_kernels.paired_stats import PairedStats, all_reduce
+from repair_kernels.paired_stats import PairedStats
+from tests.processes import WORLD, meet, run_ranks, told
 
-WORLD = 3
 N = 60
 # Per case and group size, where one rank's share of the images ends and the next one's starts.
 SHARES = {
@@ -57,9 +57,7 @@ def no_samples(tap: str, c_b: int, products: int = 0) -> PairedStats:
 
 def work(rank: int, folder: Path) -> None:
     """Be one rank: reduce every case over each group, and write down what came of it."""
-    torch.set_num_threads(1)
-    meeting = f"file://{folder / 'meeting'}"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD)
+    meet(rank, folder)
     for size in (1, 2, 3):
         members = list(range(WORLD - size, WORLD))
         group = dist.new_group(members)
@@ -82,19 +80,13 @@ def work(rank: int, folder: Path) -> None:
 
 
 def write(folder: Path, name: str, rank: int, stats: PairedStats, group) -> None:
-    try:
-        said = repr(all_reduce(stats, group))
-    except RepairKernelsError as error:
-        said = f"{type(error).__name__}: {error}"
-    (folder / f"{name} {rank}").write_text(said)
+    (folder / f"{name} {rank}").write_text(told(lambda: all_reduce(stats, group)))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the ranks once; a server that has imported the package starts them without delay."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.get_context("forkserver").set_forkserver_preload(["repair_kernels.paired_stats"])
-    mp.start_processes(work, (folder,), nprocs=WORLD, start_method="forkserver")
+    run_ranks(work, folder)
     return folder
 
 
@@ -146,4 +138,9 @@ def test_ranks_that_differ_all_raise_the_same_error(folder: Path, name: str, wor
 @pytest.mark.parametrize(("size", "rank"), [(1, 0), (1, 1), (2, 0)])
 def test_a_process_outside_the_group_is_told_so(folder: Path, size: int, rank: int) -> None:
     said = (folder / f"outside {size} {rank}").read_text()
-    assert "ArgumentError: this process is not in `group`" in said
+    assert "ArgumentError: this process is not in `process_group`" in said
+
+
+def test_without_a_process_group_there_is_nothing_to_reduce() -> None:
+    with pytest.raises(ArgumentError, match="needs a torch.distributed process group, and none"):
+        all_reduce(stats_of(0, 5))

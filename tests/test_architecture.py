@@ -22,6 +22,8 @@ LAYERS = (
         "fingerprint",
         "statistics_file",
         "paired_stats",
+        "ranks",
+        "all_reduce",
         "finite",
         "running",
         "axes",
@@ -53,7 +55,7 @@ LAYERS = (
         "twin",
         "compiled",
     ),
-    ("checkpoints", "plotting", "images"),
+    ("checkpoints", "published", "plotting", "images"),
     (
         "statistics",
         "channel_statistics",

@@ -21,7 +21,7 @@ from repair_kernels.errors import (
     RepairKernelsError,
 )
 from repair_kernels.moments import PairedMoments
-from repair_kernels.paired_stats import PairedStats, all_reduce
+from repair_kernels.paired_stats import PairedStats
 from repair_kernels.statistics_file import FORMAT
 from tests.two_pass import two_pass
 
@@ -353,8 +353,3 @@ def test_a_file_of_another_kind_or_cut_off_is_refused_and_not_executed(tmp_path:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=f"{name}' is no whole safetensors file"):
             PairedStats.load(tmp_path / name)
-
-
-def test_all_reduce_without_a_process_group_is_refused() -> None:
-    with pytest.raises(ArgumentError, match="needs a torch.distributed process group, and none"):
-        all_reduce(stats_of())
