@@ -43,6 +43,8 @@ NETWORK = Constant(
 )
 COLLECTIVE_START = Constant(30e-6, "seconds of a collective of a few bytes in a node", ASSUMED)
 COLLECTIVE_STEP = Constant(15e-6, "seconds more for each doubling of the nodes", ASSUMED)
+MESSAGE_STEP = Constant(30e-6, "seconds of a message to the next rank, by TCP", ASSUMED)
+MESSAGES = Constant(1e9, "bytes/s of messages, by TCP", ASSUMED)
 PCIE = Constant(50e9, "bytes/s from host to GPU, pinned", "assumption; PCIe 5 x16 has 63 GB/s")
 STORAGE_PER_NODE = Constant(
     10e9, "bytes/s that a node reads from shared storage", "assumption; its ports have 100 GB/s"

@@ -6,11 +6,15 @@ A ring or a tree moves, for a tensor of S bytes over n ranks, in `passes` passes
     time = start(n) + passes · (n - 1) / n · S / bandwidth
 
 where an all-reduce has two passes (reduce-scatter, all-gather), a reduction to one rank one, and a
-broadcast one.
+broadcast one. Messages (what each rank has seen, pickled) go from every rank to every other one, in
+n - 1 steps of a ring:
+
+    bytes sent by all ranks together = n (n - 1) · M        time = (n - 1) · (step + M / bandwidth)
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,7 +24,8 @@ from unittest import mock
 import torch.distributed as dist
 from torch import Tensor
 
-from repair_kernels.paired_stats import PairedStats, all_reduce
+from repair_kernels.all_reduce import all_reduce
+from repair_kernels.paired_stats import PairedStats
 
 PASSES = {
     "reduce": 1,
@@ -29,6 +34,7 @@ PASSES = {
     "reduce_scatter_tensor": 1,
     "all_gather_into_tensor": 1,
 }
+MESSAGE = "all_gather_object"
 
 
 @dataclass(frozen=True)
@@ -53,15 +59,17 @@ def recording() -> Iterator[list[Collective]]:
         call = getattr(dist, name)
 
         def noted(*args: Any, **kwargs: Any) -> Any:
-            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-            size = max(tensor.numel() * tensor.element_size() for tensor in tensors)
+            values = (*args, *kwargs.values())
+            tensors = [value for value in values if isinstance(value, Tensor)]
+            sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
+            size = max(sizes) if sizes else len(pickle.dumps(args[1]))
             calls.append(Collective(name, size))
             return call(*args, **kwargs)
 
         return noted
 
     with ExitStack() as patches:
-        for name in PASSES:
+        for name in (*PASSES, MESSAGE):
             patches.enter_context(mock.patch.object(dist, name, noting(name)))
         yield calls
 
@@ -78,7 +86,7 @@ def pretending(ranks: int) -> Iterator[list[Collective]]:
         "get_rank": lambda group=None: 0,
         "get_backend": lambda group=None: "gloo",
         "get_global_rank": lambda group, rank: rank,
-        "all_gather_object": all_say_the_same,
+        MESSAGE: all_say_the_same,
         **dict.fromkeys(PASSES, lambda *args, **kwargs: None),
     }
     with ExitStack() as patches:
@@ -104,20 +112,25 @@ def exchange_of(stats: PairedStats, group: dist.ProcessGroup | None = None) -> E
 
 @dataclass(frozen=True)
 class Exchange:
-    """All collectives of one exchange: how many, and bytes x passes.
+    """All collectives of one exchange: of tensors how many and bytes x passes, and of messages.
 
     Example:
-        >>> Exchange.of([Collective("all_reduce", 100), Collective("reduce", 10)])
-        Exchange(collectives=2, moved=210)
+        >>> Exchange.of([Collective("all_reduce", 100), Collective(MESSAGE, 10)])
+        Exchange(collectives=1, moved=200, messages=1, message_bytes=10)
     """
 
     collectives: int
     moved: int
+    messages: int = 0
+    message_bytes: int = 0
 
     @classmethod
     def of(cls, calls: Sequence[Collective]) -> Exchange:
         """Sum up recorded calls."""
-        return cls(len(calls), sum(call.passes * call.bytes for call in calls))
+        tensors = [call for call in calls if call.name != MESSAGE]
+        messages = [call.bytes for call in calls if call.name == MESSAGE]
+        moved = sum(call.passes * call.bytes for call in tensors)
+        return cls(len(tensors), moved, len(messages), sum(messages))
 
     def sent_bytes(self, ranks: int) -> int:
         """Return the bytes that all ranks together send.
@@ -126,19 +139,27 @@ class Exchange:
             >>> Exchange(1, 200).sent_bytes(3)
             400
         """
-        return self.moved * (ranks - 1)
+        return (self.moved + ranks * self.message_bytes) * (ranks - 1)
 
-    def seconds(self, ranks: int, *, start: float, bandwidth: float) -> float:
+    def seconds(
+        self, ranks: int, *, start: float, bandwidth: float, step: float, message_bandwidth: float
+    ) -> float:
         """Return how long the collectives take, one after the other.
 
         Args:
             start: seconds of a collective that moves next to nothing
-            bandwidth: bytes per second that a rank sends
+            bandwidth: bytes per second that a rank sends of tensors
+            step: seconds of a message from one rank to the next
+            message_bandwidth: bytes per second that a rank sends of messages
 
         Example:
-            >>> Exchange(2, 100).seconds(2, start=1.0, bandwidth=50.0)
+            >>> Exchange(2, 100).seconds(
+            ...     2, start=1.0, bandwidth=50.0, step=1.0, message_bandwidth=1.0
+            ... )
             3.0
         """
         if ranks == 1:
             return 0.0
-        return self.collectives * start + self.moved * (ranks - 1) / ranks / bandwidth
+        tensors = self.collectives * start + self.moved * (ranks - 1) / ranks / bandwidth
+        messages = self.messages * step + self.message_bytes / message_bandwidth
+        return tensors + messages * (ranks - 1)

@@ -50,7 +50,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ResNet50, 4 images of 224 px": (imagenet_resnet50, (4, 3, 224, 224)),
 }
 WORLDS = (1, 2, 3)
-ROUNDS, BATCHES, EXCHANGES = 20, 6, 5
+ROUNDS, BATCHES, EXCHANGES = 10, 4, 5
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,9 @@ def measure_case(name: str, world: int) -> dict[str, Any]:
         "batch_predicted": processor.seconds(operators),
         "batch_measured": min(stopwatch.times),
         "exchange": vars(exchange),
-        "exchange_predicted": exchange.seconds(world, start=start, bandwidth=bandwidth),
+        "exchange_predicted": exchange.seconds(
+            world, start=start, bandwidth=bandwidth, step=start, message_bandwidth=bandwidth
+        ),
         "exchange_measured": min(times),
         "sent_predicted": exchange.sent_bytes(world),
         "sent_measured": median(written),

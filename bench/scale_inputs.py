@@ -30,12 +30,13 @@ from torch.nn import functional  # noqa: E402
 
 from bench.cluster import JPEG_BYTES  # noqa: E402
 from bench.compile_kernels import TARGETS, compile_launch  # noqa: E402
-from bench.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD, ImageFolder  # noqa: E402
 from bench.provenance import provenance  # noqa: E402
 from bench.scale import NETWORKS, kernel_launches, workload  # noqa: E402
 from bench.scale_check import operator_seconds  # noqa: E402
 from repair_kernels.batches import Batches  # noqa: E402
 from repair_kernels.endpoints import capture_pair  # noqa: E402
+from repair_kernels.images import open_images  # noqa: E402
+from repair_kernels.images.image_folder import ImageFolder  # noqa: E402
 
 WIDTH, HEIGHT = 500, 375
 ROUNDS = 5
@@ -72,14 +73,13 @@ def photograph() -> bytes:
 def decoding() -> dict[str, float]:
     """Return the seconds of one core for one image, from a file and from decoded pixels."""
     file = photograph()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    decoded = torch.zeros(3, 224, 224, dtype=torch.uint8)
+    decoded = [torch.zeros(3, 224, 224, dtype=torch.uint8) for _ in range(64)]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "class").mkdir()
         Path(folder, "class", "image.jpg").write_bytes(file)
-        images = ImageFolder(Path(folder), 224)
-        jpeg = least(lambda: [images[0] for _ in range(20)]) / 20
-    pixels = least(lambda: [(decoded / 255 - mean) / std for _ in range(100)]) / 100
+        images = open_images(folder)
+        jpeg = least(lambda: [images.image(0) for _ in range(20)]) / 20
+    pixels = least(lambda: torch.stack(decoded)) / len(decoded)
     return {
         "file_bytes": len(file),
         "jpeg_seconds": jpeg,
@@ -95,7 +95,7 @@ def listing_seconds() -> float:
             (root / f"class{one}").mkdir()
             for file in range(FILES // FOLDERS):
                 (root / f"class{one}" / f"{file}.jpg").touch()
-        return least(lambda: sorted(root.glob("*/**/*"))) / FILES
+        return least(lambda: ImageFolder(root)) / FILES
 
 
 def import_seconds() -> float:

@@ -68,7 +68,7 @@ def rates(work: Work, images: Images, gpus: int) -> dict[str, float]:
     return {
         "read": read_bandwidth(gpus) / images.bytes,
         "decode": WORKERS / images.decode_seconds,
-        "copy": cluster.PCIE / (4 * cluster.PIXEL_BYTES),  # float32
+        "copy": cluster.PCIE / cluster.PIXEL_BYTES,  # normalised on the GPU
         "launch": work.batch / work.launch_seconds,
         "compute": work.batch / work.compute_seconds,
     }
@@ -90,6 +90,8 @@ def parts(work: Work, images: Images, gpus: int, *, import_seconds: float) -> di
             gpus,
             start=cluster.collective_start(gpus),
             bandwidth=cluster.link_bandwidth(gpus),
+            step=cluster.MESSAGE_STEP,
+            message_bandwidth=cluster.MESSAGES,
         ),
     }
 

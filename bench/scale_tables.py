@@ -120,9 +120,12 @@ def exchanges() -> str:
     for row in networks:
         runs = found[row["network"], "ImageNet"]
         took = [span(runs[gpus]["parts"]["exchange"]) for gpus in (2, 8, 64, 1024)]
-        cells = [f"{row['total_bytes'] / 1e6:.1f}", f"{row['exchange']['collectives']:,}"]
-        lines.append([row["network"], *cells, f"{row['exchange']['moved'] / 1e6:.1f}", *took])
-    heads = ["pair of", "MB of totals", "collectives", "MB that a rank sends", "2 GPUs"]
+        sent = row["exchange"]
+        cells = [f"{row['total_bytes'] / 1e6:.1f}", str(sent["collectives"])]
+        cells += [f"{sent['moved'] / 1e6:.1f}", str(sent["messages"])]
+        lines.append([row["network"], *cells, f"{sent['message_bytes'] / 1e3:.1f}", *took])
+    heads = ["pair of", "MB of totals", "collectives", "MB x passes", "messages", "kB of them"]
+    heads += ["2 GPUs"]
     return table([*heads, "8", "64", "1,024"], lines)
 
 

@@ -67,6 +67,14 @@ def test_a_single_process_exchanges_nothing():
     assert two == pytest.approx(10 * cluster.COLLECTIVE_START + 0.5e9 / cluster.NVLINK)
 
 
+def test_messages_go_from_each_rank_to_each_other_one():
+    exchange = Exchange(0, 0, messages=2, message_bytes=100)
+    assert exchange.sent_bytes(4) == 4 * 3 * 100
+    found = parts(work(exchange=exchange), images(64), gpus=1024)["exchange"]
+    each = 2 * cluster.MESSAGE_STEP + 100 / cluster.MESSAGES
+    assert found == pytest.approx(1023 * each)
+
+
 def test_across_nodes_every_collective_takes_longer_to_start():
     assert cluster.collective_start(8) == cluster.COLLECTIVE_START
     steps = cluster.collective_start(1024) - cluster.collective_start(8)
