@@ -1,4 +1,4 @@
-"""Hold the scale model against what one machine can show: 1, 2 and 3 processes on its processor.
+"""Hold the scale model against what one machine can show: 1 and 2 processes on its processor.
 
     python bench/scale_check.py [--json bench/results/scale_check.json]
 
@@ -49,7 +49,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ResNet18, 8 images of 224 px": (imagenet_resnet18, (8, 3, 224, 224)),
     "ResNet50, 4 images of 224 px": (imagenet_resnet50, (4, 3, 224, 224)),
 }
-WORLDS = (1, 2, 3)
+WORLDS = (1, 2)
 ROUNDS, BATCHES, EXCHANGES = 10, 4, 5
 
 

@@ -150,9 +150,9 @@ def test_the_committed_constants_are_those_of_the_model_as_it_is():
     assert read("scale.json")["constants"] == known
 
 
-def test_the_model_was_held_against_one_two_and_three_processes():
+def test_the_model_was_held_against_one_and_two_processes():
     rows = json.loads((RESULTS / "scale_check.json").read_text())["rows"]
-    assert {row["processes"] for row in rows} == {1, 2, 3}
+    assert {row["processes"] for row in rows} == {1, 2}
     assert all(0.2 < row["batch_predicted"] / row["batch_measured"] < 2 for row in rows)
 
 
