@@ -9,23 +9,31 @@
 #   ceilings  what a copy, products and an empty launch reach on this GPU
 #   paired joint diagonal channel lerp    the benches: every provider side by side
 #   stats     compute_stats of a ResNet50 pair beside two forward passes
+#   paper     the paper's experiments at full size, the most telling first, for PAPER_MINUTES
 #   tune_paired tune_channel tune_lerp    launch configurations, as entries for launch_config
 #   suite     all tests
 #
-# Each stage is stopped after 8 minutes, and keeps what it has by then. OUTDIR (default
+# Each stage (but `paper`) is stopped after 8 minutes, and keeps what it has by then. OUTDIR (default
 # bench/results/gpu-DATE) gets run.json (device, versions, state of every stage), log.txt, a result
 # file for each stage, and DEVICE-DATE.json with the rows of all benches, which belongs into
-# bench/results and from there into docs/performance.md (python bench/report.py).
+# bench/results and from there into docs/performance.md (python bench/report.py). `paper` puts result
+# files into OUTDIR/paper, which belong into bench/results/paper (python -m bench.paper.report), and
+# the networks that experiments share into OUTDIR/endpoints, as float16 in pieces under 16 MiB
+# (python -m bench.paper.pieces unpack). It needs CIFAR-10, in $REPAIR_DATA; all networks stay in
+# runs/paper, so that a second call goes on where the first one ended.
 #
 # Environment: PYTHON, the interpreter (.venv/bin/python, else python3); LIMIT, seconds for all
-# stages together: later stages are cut short or left out.
+# stages together: later stages are cut short or left out; PAPER_MINUTES (7) and PAPER_OPTIONS, more
+# options of `python -m bench.paper`, such as "--pairs 2".
 #
 # A run of under ten minutes, packed into one file:
 #   LIMIT=560 bench/gpu.sh gpu kernels errors ceilings paired; tar czf gpu.tgz gpu
+# The paper's experiments in ten minutes:
+#   PAPER_MINUTES=8.5 bench/gpu.sh gpu paper; tar czf gpu.tgz --exclude=endpoints gpu
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-all=(kernels errors ceilings paired joint diagonal channel lerp stats
+all=(kernels errors ceilings paired joint diagonal channel lerp stats paper
   tune_paired tune_channel tune_lerp suite)
 case ${1:-} in -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;; esac
 out=${1:-bench/results/gpu-$(date +%F)}
@@ -78,7 +86,7 @@ note() { # what run.json holds: device, versions, and the stages so far
   (IFS=,; echo "[${rows[*]}]") | "$python" bench/run_facts.py "$out/run.json" "${stages[@]}"
 }
 run() { # run STAGE COMMAND...
-  local name=$1 from=$SECONDS status limit=480
+  local name=$1 from=$SECONDS status limit=${stage_limit:-480}
   shift
   if [ -n "${LIMIT:-}" ]; then
     limit=$((LIMIT - SECONDS < limit ? LIMIT - SECONDS : limit))
@@ -105,6 +113,16 @@ tests() { # tests STAGE PATH...
   has pytest || { echo "== $1: left out, pytest is missing"; return 1; }
   run "$1" "$python" -m pytest "${test_options[@]}" "${@:2}"
 }
+paper() { # A minute more than it gives itself: it stops after an epoch, or after a way to merge.
+  local minutes=${PAPER_MINUTES:-7} stage_limit
+  stage_limit=$("$python" -c "print(round(60 * $minutes) + 60)")
+  # shellcheck disable=SC2086
+  run paper "$python" -m bench.paper --size full --minutes "$minutes" --out "$out/paper" ${PAPER_OPTIONS:-}
+  local status=$?
+  "$python" -m bench.paper.pieces pack "$out/endpoints" --recipes cifar10_resnet20x4 cifar10_resnet18
+  # 3: there was no time left for some, or no data; what was measured is there.
+  [ $status -eq 0 ] || [ $status -eq 3 ]
+}
 tune() { # tune STAGE OP...
   run "$1" "$python" bench/tune.py --op "${@:2}" --json "$out/$1.json" --total 440
 }
@@ -120,6 +138,7 @@ for stage in "${stages[@]}"; do
     channel) bench channel channel_moments ;;
     lerp) bench lerp lerp_rescale ;;
     stats) run stats "$python" bench/imagenet_stats.py --steps 30 --json "$out/stats.json" ;;
+    paper) paper ;;
     tune_paired) tune tune_paired paired_moments ;;
     tune_channel) tune tune_channel channel_moments ;;
     tune_lerp) tune tune_lerp lerp_rescale ;;

@@ -13,6 +13,26 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
 
 
+def alternate_flip(images: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
+    """Mirror each image in every second epoch; which half begins is drawn from the seed.
+
+    So every image is seen mirrored as often as not, which chance does not give.
+
+    Args:
+        images: (n, channels, h, w).
+        indices: of the images in their set, (n,).
+        seed: decides with an image's index whether it is mirrored in even epochs.
+        epoch: counted from 0.
+
+    Source: Jordan (2024), "94% on CIFAR-10 in 3.29 seconds on a single GPU", section 3.6.
+    """
+    # A hash: the first bits of (index + seed) times odd numbers, mixed.
+    mixed = (indices + 1_000_003 * seed) * 0x9E3779B1 % 2**32
+    mixed = (mixed ^ (mixed >> 15)) * 0x85EBCA77 % 2**32
+    mirrored = ((mixed >> 16) + epoch) % 2 == 1
+    return torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
+
+
 def translate(images: Tensor, pixels: int, generator: torch.Generator, fill: Tensor) -> Tensor:
     """Shift each image by up to `pixels` in both directions; what comes in has the colour `fill`.
 

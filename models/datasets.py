@@ -1,4 +1,4 @@
-"""Image sets as tensors: CIFAR-10, CIFAR-100, FashionMNIST and MNIST.
+"""Image sets as tensors: CIFAR-10, CIFAR-100, FashionMNIST, MNIST and SVHN.
 
     images, labels = load("fashion", "test")            # uint8 (10000, 1, 28, 28), int64 (10000,)
     for x, y in batches(images, labels, 500, normalise="fashion"): ...
@@ -52,6 +52,7 @@ IMAGE_SETS = {
         ImageSet("cifar100", (3, 32, 32), 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
         ImageSet("fashion", (1, 28, 28), 10, (0.2860,), (0.3530,)),
         ImageSet("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,)),
+        ImageSet("svhn", (3, 32, 32), 10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
     )
 }
 
@@ -67,7 +68,7 @@ def load(
     """Load the first `n` images and labels of a set, in the official order.
 
     Args:
-        name: "cifar10", "cifar100", "fashion" or "mnist".
+        name: "cifar10", "cifar100", "fashion", "mnist" or "svhn".
         split: "train" or "test".
         n: number of images; all by default.
         root: the only folder to look in; by default those of the module's docstring.

@@ -1,4 +1,4 @@
-"""Reader of the folders that torchvision's datasets leave on disk: CIFAR pickles and IDX files.
+"""Reader of what torchvision's datasets leave on disk: CIFAR pickles, IDX files, SVHN's matrices.
 
 CIFAR's files are pickles, which can run any code when loaded. They are read here by an unpickler
 that knows only the numpy arrays that the official files hold, and refuses everything else.
@@ -32,6 +32,7 @@ FOLDERS = {
         "FashionMNIST/raw", "FashionMNIST", "https://github.com/zalandoresearch/fashion-mnist"
     ),
     "mnist": Folder("MNIST/raw", "MNIST", "https://yann.lecun.com/exdb/mnist"),
+    "svhn": Folder(".", "SVHN", "http://ufldl.stanford.edu/housenumbers"),
 }
 
 
@@ -40,7 +41,7 @@ def read_folder(root: Path, name: str, split: str) -> tuple[np.ndarray, np.ndarr
 
     Args:
         root: what torchvision calls `root`.
-        name: "cifar10", "cifar100", "fashion" or "mnist".
+        name: "cifar10", "cifar100", "fashion", "mnist" or "svhn".
         split: "train" or "test".
 
     Returns:
@@ -52,6 +53,8 @@ def read_folder(root: Path, name: str, split: str) -> tuple[np.ndarray, np.ndarr
     folder = root / FOLDERS[name].folder
     if name.startswith("cifar"):
         return _read_cifar(folder, name, split)
+    if name == "svhn":
+        return _read_svhn(folder / f"{split}_32x32.mat")
     return _read_mnist(folder, split)
 
 
@@ -119,6 +122,20 @@ def _read_mnist(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray] | Non
     if images is None or labels is None:
         return None
     return read_idx(images), read_idx(labels)
+
+
+def _read_svhn(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Read cropped digits: `X` (32, 32, 3, n), `y` (n, 1), where 10 stands for the digit 0."""
+    if not path.is_file():
+        return None
+    import scipy.io  # Takes longer to import than all the rest.
+
+    try:
+        held = scipy.io.loadmat(path)
+        images, labels = held["X"], held["y"].reshape(-1)
+    except Exception as error:
+        raise ValueError(f"{path} is not an SVHN file with `X` and `y`: {error}") from error
+    return images.transpose(3, 0, 1, 2).astype(np.uint8), labels.astype(np.int64) % 10
 
 
 def _existing(path: Path) -> Path | None:

@@ -33,9 +33,11 @@ class Recipe:
         weight_decay: on all parameters.
         scalar_lr: factor of the learning rate of one-element parameters (Fixup's).
         flip: whether images are mirrored at random.
+        alternate_flip: whether each image is mirrored in every second epoch, in place of `flip`.
         translate: largest random shift, in pixels.
         cutout: side of the square that is painted over, in pixels.
         clip: largest norm of the gradient; none by default.
+        label_smoothing: part of the target that is spread over all classes.
         source: where the recipe comes from.
     """
 
@@ -52,9 +54,11 @@ class Recipe:
     weight_decay: float = 0.0
     scalar_lr: float = 1.0
     flip: bool = False
+    alternate_flip: bool = False
     translate: int = 0
     cutout: int = 0
     clip: float | None = None
+    label_smoothing: float = 0.0
     source: str = "REPAIR (Jordan et al., 2023)"
 
     def __post_init__(self) -> None:
@@ -89,6 +93,7 @@ def _cifar_resnet20(width: int, **changes) -> Recipe:
         epochs=200,
         lr=0.4,
         decay="cosine",
+        warmup=0.025,
         weight_decay=1e-4,
         flip=True,
         translate=4,
@@ -97,18 +102,36 @@ def _cifar_resnet20(width: int, **changes) -> Recipe:
     return replace(recipe, **changes)
 
 
-def _mlp(dataset: str, depth: int, width: int) -> Recipe:
-    inputs = 3072 if dataset.startswith("cifar") else 784
-    return Recipe(
+def _cifar_resnet18(dataset: str, classes: int) -> Recipe:
+    return _cifar_resnet20(
+        1,
+        model="models.resnet:cifar_resnet18",
+        options={"classes": classes},
+        dataset=dataset,
+        decay="linear",
+        weight_decay=5e-4,
+        cutout=16,
+        label_smoothing=0.1,
+    )
+
+
+def _mlp(dataset: str, depth: int, width: int, **changes) -> Recipe:
+    """Return the recipe of figures 3 and 6; what limits the gradient is ours, for deep ones."""
+    colour = dataset in ("cifar10", "svhn")
+    recipe = Recipe(
         model="models.mlp:MLP",
-        options={"depth": depth, "width": width, "in_features": inputs},
+        options={"depth": depth, "width": width, "in_features": 3072 if colour else 784},
         dataset=dataset,
         batch_size=2000,
         epochs=100,
         lr=0.2,
         decay="linear",
-        translate=2,
+        warmup=0.05,
+        flip=dataset in ("cifar10", "fashion"),
+        translate=4,
+        clip=1.0,
     )
+    return replace(recipe, **changes)
 
 
 def _vgg(depth: int) -> Recipe:
@@ -119,9 +142,36 @@ def _vgg(depth: int) -> Recipe:
         epochs=100,
         lr=0.08,
         decay="cosine",
+        warmup=0.05,
         weight_decay=5e-4,
         flip=True,
         translate=4,
+    )
+
+
+def fast(recipe: Recipe, epochs: int, batch_size: int = 1000, lr: float | None = None) -> Recipe:
+    """Return the recipe as one would train for minutes today.
+
+    One cycle of the learning rate with Nesterov's momentum, each image mirrored every second
+    epoch, and neither cutout nor label smoothing, which pay in long trainings. Unless it is given,
+    the learning rate goes with the root of the batch. bf16, channels-last and `torch.compile` are
+    `models.train.train`'s.
+    """
+    return replace(
+        recipe,
+        batch_size=batch_size,
+        epochs=epochs,
+        lr=recipe.lr * math.sqrt(batch_size / recipe.batch_size) if lr is None else lr,
+        decay="linear",
+        warmup=0.2,
+        nesterov=True,
+        weight_decay=5e-4 if recipe.weight_decay else 0.0,
+        flip=False,
+        alternate_flip=recipe.flip,
+        translate=min(recipe.translate, 2),
+        cutout=0,
+        label_smoothing=0.0,
+        source="one cycle, for minutes",
     )
 
 
@@ -164,15 +214,42 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     | {f"cifar10_vgg{depth}": _vgg(depth) for depth in (11, 13, 16, 19)}
     | {f"cifar10_resnet20x{width}": _cifar_resnet20(width) for width in (1, 2, 4, 8, 16, 32)}
     | {
-        "cifar10_resnet20x8_layer": _cifar_resnet20(8, options={"width": 8, "norm": "layer"}),
-        "cifar10_resnet18": _cifar_resnet20(1, model="models.resnet:cifar_resnet18", options={}),
+        f"cifar10_resnet20x{width}_layer": _cifar_resnet20(
+            width, options={"width": width, "norm": "layer"}, lr=0.1
+        )
+        for width in (1, 2, 4, 8, 16)
     }
     | {
         f"cifar10_resnet20x{width}_fixup": _cifar_resnet20(
             width, options={"width": width, "norm": "fixup"}, scalar_lr=0.1
         )
-        for width in (1, 4, 16)
+        for width in (1, 2, 4, 8, 16)
     }
-    | {f"mnist_mlp{depth}": _mlp("mnist", depth, 128) for depth in (1, 5, 10, 20, 30, 40)}
-    | {f"{name}_mlp10x512": _mlp(name, 10, 512) for name in ("mnist", "fashion", "cifar10")}
+    | {
+        f"{name}_resnet20x{width}": _cifar_resnet20(
+            width,
+            dataset=name,
+            options={"width": width, "in_channels": 3 if name == "svhn" else 1},
+            flip=name == "fashion",
+        )
+        for name in ("mnist", "fashion", "svhn")
+        for width in (1, 2, 4, 8)
+    }
+    | {
+        f"cifar{classes}_resnet18": _cifar_resnet18(f"cifar{classes}", classes)
+        for classes in (10, 100)
+    }
+    | {
+        f"mnist_mlp{depth}": _mlp("mnist", depth, 128, epochs=50, translate=0)
+        for depth in (1, 5, 10, 20, 30, 35, 40, 50)
+    }
+    | {
+        f"mnist_mlp5_lr{lr}": _mlp("mnist", 5, 128, epochs=50, translate=0, lr=lr)
+        for lr in (0.025, 0.05, 0.1, 0.2)
+    }
+    | {
+        f"{name}_mlp10x{width}": _mlp(name, 10, width)
+        for name in ("mnist", "fashion", "svhn", "cifar10")
+        for width in (64, 128, 256, 512)
+    }
 )

@@ -9,26 +9,20 @@ goes a `.json` report with what was run and what came out.
 
 import argparse
 import json
-import os
 import platform
 import sys
-import time
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from models.augmentation import cutout, flip, translate
-from models.datasets import image_set_of, load, normalise
+from models.datasets import load
 from models.evaluate import evaluate
 from models.recipes import RECIPES, Recipe
-
-PRECISIONS = ("float32", "bf16")
+from models.run import PRECISIONS, TrainingRun, replacing
 
 
 def train(
@@ -39,6 +33,7 @@ def train(
     seed: int,
     device: torch.device | str | None = None,
     precision: str | None = None,
+    compiled: bool = False,
     resume_file: str | Path | None = None,
     progress: bool = False,
     after_epoch: Callable[[dict[str, float]], None] | None = None,
@@ -52,6 +47,7 @@ def train(
         seed: of the first weights, of the order of the images and of their random changes.
         device: where to train; by default the GPU if there is one.
         precision: "float32" or "bf16" (mixed, float32 weights); by default bf16 on a GPU.
+        compiled: whether `torch.compile` compiles the network: pays for long runs.
         resume_file: written after every epoch; where it exists, training goes on from it.
         progress: whether to show a bar.
         after_epoch: called with {"epoch", "loss", "accuracy", "seconds"} of each training epoch.
@@ -64,138 +60,78 @@ def train(
             `resume_file` is of another run.
         RuntimeError: when the loss is not finite.
     """
+    [model] = train_side_by_side(
+        recipe,
+        [(images, labels)],
+        seeds=[seed],
+        device=device,
+        precision=precision,
+        compiled=compiled,
+        resume_files=None if resume_file is None else [resume_file],
+        progress=progress,
+        after_epoch=None if after_epoch is None else lambda _, report: after_epoch(report),
+    )
+    return model
+
+
+def train_side_by_side(
+    recipe: Recipe,
+    data: Sequence[tuple[Tensor, Tensor]],
+    *,
+    seeds: Sequence[int],
+    device: torch.device | str | None = None,
+    precision: str | None = None,
+    compiled: bool = False,
+    resume_files: Sequence[str | Path] | None = None,
+    resume_seconds: float = 0.0,
+    progress: bool = False,
+    after_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> list[nn.Module]:
+    """Train networks of one recipe on one device: each takes a step in turn.
+
+    On a GPU the steps of one are queued while those of another run. Each network is what `train`
+    gives with its seed and images alone.
+
+    Args:
+        data: images and labels of each network; may be the same ones
+        seeds: of each network
+        resume_files: of each network
+        resume_seconds: least time between two writings of a resume file
+        after_epoch: called with the network's number and what `train` says
+        the rest: see `train`
+
+    Raises:
+        ValueError: when `data`, `seeds` and `resume_files` are not of one length, and as `train`.
+        RuntimeError: when a loss is not finite.
+    """
+    files = [None] * len(seeds) if resume_files is None else [Path(file) for file in resume_files]
+    if not len(data) == len(seeds) == len(files):
+        raise ValueError(
+            f"`data`, `seeds` and `resume_files` must have one entry for each network, got "
+            f"{len(data)}, {len(seeds)} and {len(files)}"
+        )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = precision or ("bf16" if device.type == "cuda" else "float32")
-    if precision not in PRECISIONS:
-        raise ValueError(f"`precision` must be one of {PRECISIONS}, got {precision!r}")
-    steps = len(images) // recipe.batch_size
-    if steps == 0:
-        raise ValueError(f"{len(images)} `images` are fewer than a batch of {recipe.batch_size}")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = recipe.build().to(device, memory_format=torch.channels_last)
-    optimizer = _optimizer(recipe, model)
-    run = {"recipe": repr(recipe), "seed": seed, "images": len(images), "precision": precision}
-    first = _resume(resume_file, run, model, optimizer)
-    images, labels = images.to(device), labels.to(device)
-    for epoch in range(first, recipe.epochs):
-        began = time.perf_counter()
-        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch + 1)
-        order = torch.randperm(len(images), generator=generator).to(device)
-        totals = torch.zeros(2, dtype=torch.float64, device=device)
-        model.train()
-        bar = tqdm(range(steps), f"epoch {epoch + 1}/{recipe.epochs}", disable=not progress)
-        for step in bar:
-            for group in optimizer.param_groups:
-                done = (epoch * steps + step + 1) / (recipe.epochs * steps)
-                group["lr"] = recipe.learning_rate(done) * group["lr_factor"]
-            chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-            x = prepare(recipe, images[chosen], generator)
-            totals += _step(recipe, model, optimizer, x, labels[chosen], precision)
-        loss, correct = (totals / (steps * recipe.batch_size)).tolist()
-        if not torch.isfinite(totals).all():
-            raise RuntimeError(
-                f"the loss of epoch {epoch + 1} is not finite; lower the recipe's `lr`"
-            )
-        if resume_file is not None:
-            _save_resume(Path(resume_file), run, epoch + 1, model, optimizer)
-        if after_epoch is not None:
-            seconds = time.perf_counter() - began
-            after_epoch({"epoch": epoch + 1, "loss": loss, "accuracy": correct, "seconds": seconds})
-    return model.eval()
-
-
-def prepare(recipe: Recipe, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the recipe's random changes of the images, normalised, channels last."""
-    image_set = image_set_of(recipe.dataset)
-    # Shifts bring in what surrounds the object: black, or the mean colour of photographs.
-    grey = image_set.shape[0] == 1
-    fill = torch.zeros(1) if grey else torch.tensor(image_set.mean) * 255
-    if recipe.flip:
-        images = flip(images, generator)
-    if recipe.translate:
-        images = translate(images, recipe.translate, generator, fill)
-    if recipe.cutout:
-        images = cutout(images, recipe.cutout, generator, fill)
-    return normalise(images, recipe.dataset).contiguous(memory_format=torch.channels_last)
-
-
-def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.SGD:
-    """Return SGD with the one-element parameters in a group of their own."""
-    scalars = [p for p in model.parameters() if p.numel() == 1]
-    others = [p for p in model.parameters() if p.numel() > 1]
-    groups = [{"params": others, "lr_factor": 1.0}]
-    if scalars:
-        groups.append({"params": scalars, "lr_factor": recipe.scalar_lr})
-    return torch.optim.SGD(
-        groups,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-    )
-
-
-def _step(
-    recipe: Recipe,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    y: Tensor,
-    precision: str,
-) -> Tensor:
-    """Do one step of SGD; return the sums of the losses and of the right answers."""
-    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        logits = model(x)
-    loss = F.cross_entropy(logits.float(), y)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if recipe.clip is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-    optimizer.step()
-    correct = (logits.argmax(dim=1) == y).sum()
-    return torch.stack([loss.detach().double() * len(y), correct.double()])
-
-
-def _save_resume(
-    path: Path, run: dict, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    state = {"run": run, "epoch": epoch}
-    state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    with _replacing(path) as temporary:
-        torch.save(state, temporary)
-
-
-def _resume(
-    path: str | Path | None, run: dict, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> int:
-    """Load the state of a stopped run, if there is one; return the epochs already done."""
-    if path is None or not Path(path).is_file():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["run"] != run:
-        raise ValueError(f"{path} is of another run ({state['run']}); remove it to start anew")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["epoch"]
-
-
-@contextmanager
-def _replacing(path: Path):
-    """Give a temporary name beside `path` that takes its place if all goes well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    runs = [
+        TrainingRun(recipe, *labelled, seed, device, precision, compiled, file, resume_seconds)
+        for labelled, seed, file in zip(data, seeds, files, strict=True)
+    ]
+    while unfinished := [run for run in runs if run.done < recipe.epochs]:
+        # Those that are behind first: after a stop, one may have been saved an epoch later.
+        least = min(run.done for run in unfinished)
+        together = [run for run in unfinished if run.done == least]
+        for _ in zip_longest(*(run.epoch(progress) for run in together)):
+            pass
+        for run in together:
+            if after_epoch is not None:
+                after_epoch(runs.index(run), run.report)
+    return [run.model.eval() for run in runs]
 
 
 def save_checkpoint(model: nn.Module, path: str | Path) -> None:
     """Write the model's state dict as safetensors, whole or not at all."""
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    with _replacing(Path(path)) as temporary:
+    with replacing(Path(path)) as temporary:
         temporary.write_bytes(save(state))
 
 
@@ -254,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     save_checkpoint(model, options.out)
-    with _replacing(options.out.with_suffix(".json")) as temporary:
+    with replacing(options.out.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
     resume_file.unlink(missing_ok=True)
     accuracy, loss = result["accuracy"], result["loss"]

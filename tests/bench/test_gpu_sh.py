@@ -1,5 +1,7 @@
 """`bench/gpu.sh` says what it cannot do before it does anything."""
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -7,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from bench.paper.__main__ import parser
+from models.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
@@ -40,3 +45,13 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert done.returncode == 2
     assert "needs a GPU, and this machine has none" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_stage_of_the_paper_gives_options_that_are_known():
+    script = (ROOT / "bench" / "gpu.sh").read_text()
+    [line] = re.findall(r"-m bench\.paper (--.*)", script)
+    words = [word for word in shlex.split(line) if "PAPER_OPTIONS" not in word]
+    options = parser().parse_args([word.replace("$minutes", "7") for word in words])
+    assert (options.size, options.minutes) == ("full", 7)
+    [names] = re.findall(r"--recipes (.*)", script)
+    assert set(names.split()) <= RECIPES.keys()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.augmentation import cutout, flip, translate
+from models.augmentation import alternate_flip, cutout, flip, translate
 
 
 def generator() -> torch.Generator:
@@ -20,6 +20,25 @@ def test_flip_mirrors_some_images_and_leaves_the_others() -> None:
     mirrored = (flipped == IMAGES.flip(3)).flatten(1).all(1)
     assert (same ^ mirrored).all()
     assert 16 < int(mirrored.sum()) < 48
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_alternate_flip_mirrors_each_image_every_second_time(seed: int) -> None:
+    indices = torch.arange(len(IMAGES))
+    shown = [alternate_flip(IMAGES, indices, seed, epoch) for epoch in range(4)]
+    assert torch.equal(shown[0], shown[2])
+    assert torch.equal(shown[1], shown[3])
+    assert torch.equal(shown[0].flip(3), shown[1])
+    mirrored = (shown[0] == IMAGES.flip(3)).flatten(1).all(1)
+    assert 16 < int(mirrored.sum()) < 48
+
+
+def test_alternate_flip_goes_by_the_index_of_an_image_and_by_the_seed() -> None:
+    indices = torch.arange(len(IMAGES))
+    whole, other = (alternate_flip(IMAGES, indices, seed, 0) for seed in (0, 1))
+    few = torch.tensor([5, 3, 60])
+    assert torch.equal(alternate_flip(IMAGES[few], few, 0, 0), whole[few])
+    assert not torch.equal(whole, other)
 
 
 def test_translate_shifts_each_image_as_a_whole_and_fills_the_rest() -> None:

@@ -100,7 +100,7 @@ def test_absent_fashion_falls_back_to_the_embedded_part_with_a_warning(data: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("svhn",), "must be one of .* got 'svhn'"),
+        (("emnist",), "must be one of .* got 'emnist'"),
         (("mnist", "validation"), "`split` must be one of .* got 'validation'"),
     ],
 )
@@ -158,7 +158,7 @@ def test_batches_are_normalised_by_the_set_named() -> None:
     [
         ({"labels": torch.zeros(2)}, "got 3 `images` but 2 `labels`"),
         ({"batch_size": 0}, "`batch_size` must be positive, got 0"),
-        ({"normalise": "svhn"}, "must be one of .* got 'svhn'"),
+        ({"normalise": "emnist"}, "must be one of .* got 'emnist'"),
     ],
 )
 def test_bad_batches_are_refused(change: dict, message: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 
 from models.folders import read_cifar_pickle, read_folder, read_idx
 
@@ -122,3 +123,19 @@ def test_a_broken_idx_file_is_refused(tmp_path: Path, content: bytes, message: s
     file.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_idx(file)
+
+
+def test_svhn_is_read_from_its_matrices_with_zero_for_the_digit_0(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 4), dtype=np.uint8)
+    digits = np.array([[1], [9], [10], [3]], dtype=np.uint8)
+    scipy.io.savemat(tmp_path / "test_32x32.mat", {"X": pixels, "y": digits})
+    images, labels = read_folder(tmp_path, "svhn", "test")
+    assert np.array_equal(images[2], pixels[:, :, :, 2])
+    assert labels.tolist() == [1, 9, 0, 3]
+    assert read_folder(tmp_path, "svhn", "train") is None
+
+
+def test_a_broken_svhn_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train_32x32.mat").write_bytes(b"no matrix")
+    with pytest.raises(ValueError, match="train_32x32.mat is not an SVHN file with `X` and `y`"):
+        read_folder(tmp_path, "svhn", "train")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.datasets import IMAGE_SETS
-from models.recipes import RECIPES, Recipe
+from models.recipes import RECIPES, Recipe, fast
 
 SMALL = Recipe(
     model="models.mlp:MLP",
@@ -57,3 +57,14 @@ def test_bad_settings_are_refused(change: dict, message: str) -> None:
     settings = {"lr": 1.0, "decay": "linear"} | change
     with pytest.raises(ValueError, match=message):
         Recipe("m:f", "mnist", 1, 1, **settings)
+
+
+def test_the_fast_recipe_trains_the_same_network_without_what_long_trainings_need() -> None:
+    slow = RECIPES["cifar10_resnet18"]
+    quick = fast(slow, 40)
+    assert (quick.model, quick.options, quick.dataset) == (slow.model, slow.options, slow.dataset)
+    assert (quick.epochs, quick.batch_size, quick.nesterov) == (40, 1000, True)
+    assert (quick.flip, quick.alternate_flip) == (False, True)
+    assert (quick.cutout, quick.label_smoothing) == (0, 0.0)
+    assert quick.lr == pytest.approx(slow.lr * math.sqrt(1000 / slow.batch_size))
+    assert not fast(RECIPES["mnist_mlp5"], 3).alternate_flip

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models import train as training
 from models.recipes import Recipe
-from models.train import main, save_checkpoint, train
+from models.train import main, save_checkpoint, train, train_side_by_side
 
 RECIPE = Recipe(
     model="models.mlp:MLP",
@@ -79,6 +79,65 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
     assert [report["epoch"] for report in epochs] == list(range(2, recipe.epochs + 1))
     assert_same(whole, resumed)
     assert not resumed.training
+
+
+def test_networks_trained_side_by_side_are_those_trained_alone() -> None:
+    images, labels = labelled_images()
+    data = [(images, labels), (images[:30], labels[:30])]  # Of different numbers of steps, too.
+    alone = [train(FIXUP, *of, seed=seed) for of, seed in zip(data, (1, 2), strict=True)]
+    together = train_side_by_side(FIXUP, data, seeds=(1, 2))
+    for one, other in zip(alone, together, strict=True):
+        assert_same(one, other)
+        assert not other.training
+
+
+def test_networks_of_which_one_was_saved_an_epoch_later_go_on_together(tmp_path: Path) -> None:
+    data, files = [labelled_images()] * 2, [tmp_path / "a.pt", tmp_path / "b.pt"]
+    whole = train_side_by_side(RECIPE, data, seeds=(1, 2))
+    for file, seed, epoch in zip(files, (1, 2), (1, 2), strict=True):
+        with pytest.raises(StoppedError):
+            train(RECIPE, *data[0], seed=seed, resume_file=file, after_epoch=stop_after(epoch))
+    seen = []
+    resumed = train_side_by_side(
+        RECIPE,
+        data,
+        seeds=(1, 2),
+        resume_files=files,
+        after_epoch=lambda number, report: seen.append((number, report["epoch"])),
+    )
+    assert seen == [(0, 2), (0, 3), (1, 3), (0, 4), (1, 4)]
+    for one, other in zip(whole, resumed, strict=True):
+        assert_same(one, other)
+
+
+def test_resume_files_are_not_written_more_often_than_asked(tmp_path: Path) -> None:
+    file = tmp_path / "run.pt"
+    train_side_by_side(
+        RECIPE, [labelled_images()], seeds=[0], resume_files=[file], resume_seconds=3600
+    )
+    assert not file.exists()
+
+
+def test_every_network_needs_its_data() -> None:
+    with pytest.raises(ValueError, match="must have one entry for each network, got 1, 2 and 2"):
+        train_side_by_side(RECIPE, [labelled_images()], seeds=(0, 1))
+
+
+def test_a_compiled_network_is_trained_and_its_weights_keep_their_names() -> None:
+    recipe = replace(RECIPE, epochs=1)
+    plain = train(recipe, *labelled_images(), seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda model: model.forward)
+        compiled = train(recipe, *labelled_images(), seed=0, compiled=True)
+    assert_same(plain, compiled)
+
+
+def test_smoothed_labels_change_what_is_learnt() -> None:
+    plain, smoothed = (
+        train(replace(RECIPE, label_smoothing=part), *labelled_images(), seed=0)
+        for part in (0.0, 0.1)
+    )
+    assert not torch.equal(plain.fc1.weight, smoothed.fc1.weight)
 
 
 def test_the_seed_fixes_everything_and_leaves_the_global_generator_alone() -> None:

@@ -1,0 +1,267 @@
+"""Every experiment of the paper, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+NETWORK_WAYS = ("aligned", "forward", "ours")
+NORM_WAYS = ("aligned", "reset", "forward", "ours")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A pair of endpoints in an experiment: one mark, or one curve, in a picture.
+
+    Attributes:
+        series: the line to which it belongs
+        x: its place on that line: depth or width
+        recipe: name of the paper's recipe; of networks that the user brings, their name
+        epochs: of the fast recipe
+        rank: the most telling are run first
+        sizes: in which it is run
+        ways: in which it is merged; default: those of the experiment
+    """
+
+    series: str
+    x: float
+    recipe: str
+    epochs: int = 20
+    rank: int = 8
+    sizes: tuple[str, ...] = ("full",)
+    ways: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One claim of the paper.
+
+    Attributes:
+        title: of the picture
+        figure: in the paper
+        claim: what the paper says
+        ways: to merge
+        points: pairs of endpoints
+        axis: what `x` is
+        curve: whether the whole path is measured
+        collapse: whether the variance at every layer is measured
+        filters: whether the first layer's filters are kept
+        split: whether the networks see parts of the data, each its own half of the classes
+        note: what else a reader should know
+        source: of the networks: "trained"; "others" trained them, from the data folder; "imagenet":
+            networks and images of the user
+    """
+
+    title: str
+    figure: str
+    claim: str
+    ways: tuple[str, ...]
+    points: tuple[Point, ...]
+    axis: str = ""
+    curve: bool = False
+    collapse: bool = False
+    filters: bool = False
+    split: bool = False
+    note: str = ""
+    source: str = "trained"
+
+
+ALL = ("smoke", "cpu", "full")
+CPU = ("cpu", "full")
+SET_LABELS = {"mnist": "MNIST", "fashion": "FashionMNIST", "svhn": "SVHN", "cifar10": "CIFAR-10"}
+NORM_LABELS = {"": "BatchNorm", "_layer": "LayerNorm", "_fixup": "Fixup"}
+
+
+def _sizes(place: float, smoke: tuple[float, ...], cpu: tuple[float, ...]) -> tuple[str, ...]:
+    return (*("smoke",) * (place in smoke), *("cpu",) * (place in cpu), "full")
+
+
+def _normed(norm: str, width: int) -> Point:
+    ranks = {("", 1): 2, ("", 4): 2, ("", 16): 2, ("_layer", 4): 5, ("_fixup", 4): 5}
+    return Point(
+        NORM_LABELS[norm],
+        width,
+        f"cifar10_resnet20x{width}{norm}",
+        epochs=40 if width < 8 else 20,
+        rank=ranks.get((norm, width), 8),
+        sizes=_sizes(width, smoke=(1,), cpu=(1, 2) if norm == "" else (1,)),
+        ways=NORM_WAYS if norm == "" else NETWORK_WAYS,
+    )
+
+
+def _vgg(depth: int) -> Point:
+    return Point(
+        "VGG, CIFAR-10",
+        depth,
+        f"cifar10_vgg{depth}",
+        epochs=40,
+        rank=3 if depth in (11, 16) else 8,
+        sizes=_sizes(depth, smoke=(11,), cpu=(11, 16)),
+    )
+
+
+def _deep_mlp(depth: int) -> Point:
+    sizes = _sizes(depth, smoke=(1, 5), cpu=(1, 5, 10, 20))
+    return Point("MLP, MNIST", depth, f"mnist_mlp{depth}", 10, rank=6, sizes=sizes)
+
+
+def _wide_mlp(dataset: str, width: int) -> Point:
+    in_cpu = (64, 128) if dataset in ("mnist", "fashion") else ()
+    return Point(
+        SET_LABELS[dataset],
+        width,
+        f"{dataset}_mlp10x{width}",
+        epochs=10,
+        sizes=_sizes(width, smoke=(64,) if dataset == "mnist" else (), cpu=in_cpu),
+    )
+
+
+def _wide_resnet20(dataset: str, width: int) -> Point:
+    return Point(
+        SET_LABELS[dataset],
+        width,
+        f"{dataset}_resnet20x{width}",
+        epochs=20,
+        rank=9,
+        sizes=_sizes(width, (1,), (1,)) if dataset == "fashion" else ("full",),
+    )
+
+
+RESNET18 = Point("ResNet18", 18, "cifar10_resnet18", 40, rank=1, sizes=ALL, ways=NORM_WAYS)
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "resnet18_curve": Experiment(
+        title="ResNet18 on CIFAR-10: the path between two networks",
+        figure="Fig. 3 middle",
+        claim="Aligned alone, the midpoint loses 30 points; with REPAIR it loses 1.5.",
+        ways=("plain", *NORM_WAYS),
+        points=(replace(RESNET18, ways=()),),
+        curve=True,
+    ),
+    "resnet20_norms": Experiment(
+        title="ResNet20 on CIFAR-10: normalisation layers and width",
+        figure="Fig. 4, 10",
+        claim="With REPAIR the barrier of wide networks vanishes, whatever the normalisation.",
+        ways=NETWORK_WAYS,
+        points=tuple(_normed(norm, w) for norm in NORM_LABELS for w in (1, 2, 4, 8, 16)),
+        axis="width",
+    ),
+    "vgg_depth": Experiment(
+        title="VGG on CIFAR-10: depth",
+        figure="Fig. 6 right",
+        claim="REPAIR restores VGGs of every depth to within about four points of their endpoints.",
+        ways=NETWORK_WAYS,
+        points=tuple(_vgg(depth) for depth in (11, 13, 16, 19)),
+        axis="depth",
+    ),
+    "split_data": Experiment(
+        title="Training on split data",
+        figure="Fig. 7, 13",
+        claim="Networks of two parts of the data, 80/20 by class, merge into one that is better "
+        "than either on the whole.",
+        ways=NORM_WAYS,
+        points=(Point("ResNet18", 18, "cifar100_resnet18", 40, rank=4, sizes=ALL),),
+        curve=True,
+        split=True,
+        note="Published for CIFAR-100, as test losses: endpoints 1.45 and 1.49, merged with REPAIR "
+        "1.297 at alpha = .3, ensemble .911, trained on all the data .750. Where CIFAR-100 is not "
+        "there, CIFAR-10 stands in: five classes and five.",
+    ),
+    "mlp_depth": Experiment(
+        title="MLPs on MNIST: depth",
+        figure="Fig. 3 right",
+        claim="Deep MLPs collapse when aligned alone; the closed form and the forward variant "
+        "restore most of what is lost.",
+        ways=("aligned", "closed_form", "forward", "ours"),
+        points=tuple(_deep_mlp(depth) for depth in (1, 5, 10, 20, 30, 40, 50)),
+        axis="hidden layers",
+        note="Trained at a quarter of the paper's batch and the same learning rate, for fewer "
+        "epochs; the deepest ones, which do not learn at that rate in so few epochs, at a lower "
+        "one. What the rate does is measured below.",
+    ),
+    "learning_rate": Experiment(
+        title="What the endpoints' learning rate does to the midpoint",
+        figure="Not in the paper",
+        claim="Found in search of the published midpoints of MLPs: networks of five hidden layers "
+        "that classify equally well merge the better, the higher the learning rate was at which "
+        "they were trained.",
+        ways=("aligned", "closed_form", "forward", "ours"),
+        points=tuple(
+            Point("MLP, MNIST, 5 layers", lr, f"mnist_mlp5_lr{lr}", 10, 7, _sizes(lr, (0.2,), ()))
+            for lr in (0.025, 0.05, 0.1, 0.2)
+        ),
+        axis="learning rate",
+    ),
+    "mlp_width": Experiment(
+        title="MLPs of ten hidden layers: width",
+        figure="Fig. 6 left, 12",
+        claim="Wider networks merge better, and REPAIR closes most of the gap on every set.",
+        ways=NETWORK_WAYS,
+        points=tuple(_wide_mlp(name, w) for name in SET_LABELS for w in (64, 128, 256, 512)),
+        axis="width",
+    ),
+    "collapse": Experiment(
+        title="Variance of the merged network's activations, layer by layer",
+        figure="Fig. 2, 3 left",
+        claim="The deeper the layer, the less variance is left at alpha = .5; REPAIR restores it.",
+        ways=NETWORK_WAYS,
+        points=(
+            Point("MLP, 35 layers", 35, "mnist_mlp35", 10, rank=7, sizes=ALL),
+            Point("VGG16", 16, "cifar10_vgg16", 40, rank=7, sizes=ALL),
+            replace(RESNET18, rank=7),
+        ),
+        collapse=True,
+    ),
+    "unaligned": Experiment(
+        title="REPAIR without alignment",
+        figure="Fig. 14",
+        claim="Without alignment REPAIR alone does not connect the networks: both are needed.",
+        ways=("plain", "plain_forward", *NETWORK_WAYS),
+        points=(
+            replace(RESNET18, rank=7, ways=()),
+            Point("VGG11", 11, "cifar10_vgg11", 40, rank=7, sizes=ALL),
+        ),
+    ),
+    "filters": Experiment(
+        title="First-layer filters of two ResNet18, matched",
+        figure="Fig. 9",
+        claim="Matched filters of two trainings look alike.",
+        ways=("aligned",),
+        points=(replace(RESNET18, rank=7, ways=()),),
+        filters=True,
+    ),
+    "resnet20_width": Experiment(
+        title="ResNet20 on several sets: width",
+        figure="Fig. 6 middle, 12",
+        claim="Width and REPAIR close the gap on every set.",
+        ways=NORM_WAYS,
+        points=tuple(
+            _wide_resnet20(name, w) for name in ("mnist", "fashion", "svhn") for w in (1, 2, 4, 8)
+        ),
+        axis="width",
+    ),
+    "others": Experiment(
+        title="ResNet20 on CIFAR-10 that others trained: the path",
+        figure="Fig. 4 (other endpoints)",
+        claim="The published recipe's midpoint at width 1 is 67.6 %.",
+        ways=("plain", *NORM_WAYS),
+        points=(Point("ResNet20, dansun", 1, "resnet20_dansun", rank=3, sizes=CPU),),
+        curve=True,
+        note="The [ablation](repair.md#ablation) has this pair's midpoints, with 5,000 images.",
+        source="others",
+    ),
+    "imagenet": Experiment(
+        title="ImageNet: the path between two networks",
+        figure="Fig. 1, 5, 8, 11",
+        claim="REPAIR takes the midpoint of ResNet50 from under 1 % to over 50 %.",
+        ways=NORM_WAYS,
+        points=(
+            Point("ResNet18", 18, "resnet18", rank=9, sizes=("smoke", "full")),
+            Point("ResNet50", 50, "resnet50", rank=9, sizes=("full",)),
+            Point("ResNet50, double width", 100, "resnet50x2", rank=9, sizes=("full",)),
+        ),
+        curve=True,
+        filters=True,
+        source="imagenet",
+    ),
+}

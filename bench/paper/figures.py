@@ -1,0 +1,222 @@
+"""The pictures, drawn from result files alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bench.paper.experiments import EXPERIMENTS, Experiment
+from bench.paper.published import PUBLISHED, Published
+from bench.paper.ways import WAYS
+from models.run import replacing
+from repair_kernels.plotting import plot_filters
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Rows = Sequence[Mapping[str, Any]]
+Known = Mapping[str, Mapping[float, Published]]
+"""Published figures by series and x."""
+DPI = 80
+PANEL = (4.6, 3.9)
+
+
+def draw(name: str, size: str, rows: Rows, file: Path) -> None:
+    """Draw the picture of an experiment in one size; filters go beside curves, into `-filters`."""
+    experiment = EXPERIMENTS[name]
+    title = f"{experiment.title} ({size} size)" if size != "full" else experiment.title
+    if experiment.filters:
+        ends = (torch.tensor(rows[0]["filters"][end]) for end in "ab")
+        beside = file.with_name(f"{file.stem}-filters.png") if experiment.curve else file
+        plot_filters(*ends, beside, title=title)
+    if experiment.filters and not experiment.curve:
+        return
+    if experiment.collapse:
+        _draw_panels(file, title, _by_series(rows), _draw_collapse)
+    elif experiment.curve:
+        _draw_panels(file, title, _by_series(rows), _draw_curves, metrics=("accuracy", "loss"))
+    elif experiment.axis:
+        draw_one = _over_x(experiment, _published(name) if size == "full" else {})
+        _draw_panels(file, title, _by_series(rows), draw_one)
+    else:
+        _draw_panels(file, title, _by_series(rows), _draw_bars)
+
+
+def _by_series(rows: Rows) -> dict[str, Rows]:
+    found: dict[str, list] = {}
+    for row in rows:
+        kind = " (the paper's recipe)" if row["kind"] == "paper" else ""
+        found.setdefault(row["series"] + kind, []).append(row)
+    return found
+
+
+def _draw_panels(
+    file: Path,
+    title: str,
+    series: Mapping[str, Rows],
+    draw_one: Callable[[Axes, Rows, str], None],
+    metrics: Sequence[str] = ("accuracy",),
+) -> None:
+    from matplotlib.figure import Figure
+
+    columns = min(3, max(len(series), len(metrics))) if len(metrics) == 1 else len(metrics)
+    panels = [(name, metric) for name in series for metric in metrics]
+    lines = math.ceil(len(panels) / columns)
+    width = PANEL[0] * columns if columns > 1 else 6.0
+    figure = Figure(figsize=(width, PANEL[1] * lines + 0.9), dpi=DPI, layout="constrained")
+    figure.suptitle(title)
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    handles: dict[str, Any] = {}
+    for axes, (name, metric) in zip(grid, panels, strict=False):
+        draw_one(axes, series[name], metric)
+        axes.set_title(name, fontsize="medium")
+        axes.grid(alpha=0.3)
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    figure.legend(
+        handles.values(),
+        handles,
+        loc="outside lower center",
+        ncols=3 if columns > 1 else 2,
+        fontsize="small",
+    )
+    with replacing(file) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def midpoint(row: Mapping[str, Any], way: str, metric: str = "accuracy") -> float | None:
+    """Return a metric at alpha = .5; None if the pair was not merged in this way."""
+    curve = row["curves"].get(way)
+    return None if curve is None else curve[metric][curve["alphas"].index(0.5)]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean."""
+    return sum(values) / len(values)
+
+
+def _draw_curves(axes: Axes, rows: Rows, metric: str) -> None:
+    row = rows[0]
+    ends = [end[metric] for end in row["endpoints"]]
+    factor = 100 if metric == "accuracy" else 1
+    for way, curve in row["curves"].items():
+        values = [ends[0], *curve[metric], ends[1]]
+        axes.plot(
+            [0, *curve["alphas"], 1],
+            [factor * value for value in values],
+            marker="o",
+            markersize=3,
+            color=WAYS[way].colour,
+            label=WAYS[way].label,
+        )
+    for label, style, curve in _baselines(row, metric):
+        axes.plot(*curve(factor), linestyle=style, color="black", label=label, linewidth=1)
+    axes.set_xlabel("alpha: weight of the second network")
+    axes.set_ylabel("test accuracy, %" if metric == "accuracy" else "test loss")
+
+
+def _baselines(row: Mapping[str, Any], metric: str):
+    """Yield label, line style and points of what split-data training is compared with."""
+    held = row.get("baselines")
+    if held is None:
+        return
+    ensemble = held["ensemble"]
+    ends = [end[metric] for end in row["endpoints"]]
+    values = [ends[0], *ensemble[metric], ends[1]]
+    yield "ensemble", "-", lambda f: ([0, *ensemble["alphas"], 1], [f * v for v in values])
+    best = (max if metric == "accuracy" else min)(end[metric] for end in held["bias_corrected"])
+    yield "better endpoint, bias-corrected", ":", lambda f: ([0, 1], [f * best] * 2)
+    yield "trained on all the data", "--", lambda f: ([0, 1], [f * held["full"][metric]] * 2)
+
+
+def _over_x(experiment: Experiment, known: Known) -> Callable[[Axes, Rows, str], None]:
+    def draw_one(axes: Axes, rows: Rows, metric: str) -> None:
+        places = sorted({row["x"] for row in rows})
+        at = {x: [row for row in rows if row["x"] == x] for x in places}
+        ends = [mean([e[metric] for row in at[x] for e in row["endpoints"]]) for x in places]
+        axes.plot(places, [100 * v for v in ends], "k--", linewidth=1, label="endpoints")
+        for way in dict.fromkeys(way for row in rows for way in row["curves"]):
+            held = [x for x in places if any(way in row["curves"] for row in at[x])]
+            values = [mean([midpoint(r, way) for r in at[x] if way in r["curves"]]) for x in held]
+            axes.plot(
+                held,
+                [100 * v for v in values],
+                marker="o",
+                markersize=3,
+                color=WAYS[way].colour,
+                label=WAYS[way].label,
+            )
+        published = known.get(rows[0]["series"], {})
+        _draw_published(axes, published)
+        if experiment.axis in ("width", "learning rate"):
+            ticks = sorted({*places, *published})
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.set_ylim(0, 100)
+        axes.set_xlabel(experiment.axis)
+        axes.set_ylabel("test accuracy at alpha = .5, %")
+
+    return draw_one
+
+
+def _published(name: str) -> Known:
+    found: dict[str, dict[float, Published]] = {}
+    for (experiment, series, x), known in PUBLISHED.items():
+        if experiment == name and known.repaired is not None:
+            found.setdefault(series, {})[x] = known
+    return found
+
+
+def _draw_published(axes: Axes, known: Mapping[float, Published]) -> None:
+    marks = (
+        ("aligned", "aligned", "aligned"),
+        ("REPAIR", "repaired", "forward"),
+        ("REPAIR, closed form", "closed_form", "closed_form"),
+    )
+    for label, name, way in marks:
+        values = {x: getattr(found, name) for x, found in known.items()}
+        values = {x: value for x, value in values.items() if value is not None}
+        if values:
+            axes.plot(
+                list(values),
+                list(values.values()),
+                linestyle="none",
+                marker="x",
+                color=WAYS[way].colour,
+                label=f"published: {label}",
+            )
+
+
+def _draw_collapse(axes: Axes, rows: Rows, metric: str) -> None:
+    for way, ratios in rows[0]["collapse"].items():
+        axes.plot(
+            range(1, len(ratios) + 1),
+            list(ratios.values()),
+            marker="o",
+            markersize=3,
+            color=WAYS[way].colour,
+            label=WAYS[way].label,
+        )
+    axes.axhline(1, color="black", linestyle="--", linewidth=1, label="endpoints")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("activation, from the input to the output")
+    axes.set_ylabel("variance / mean variance of the endpoints")
+
+
+def _draw_bars(axes: Axes, rows: Rows, metric: str) -> None:
+    row = rows[0]
+    ways = list(row["curves"])
+    ends = 100 * mean([end[metric] for end in row["endpoints"]])
+    for place, way in enumerate(ways):
+        value = 100 * midpoint(row, way, metric)
+        axes.bar(place, value, color=WAYS[way].colour, label=WAYS[way].label)
+        axes.annotate(f"{value:.1f}", (place, value), ha="center", va="bottom", fontsize="small")
+    axes.axhline(ends, color="black", linestyle="--", linewidth=1, label="endpoints")
+    axes.set_xticks([])
+    axes.set_ylabel("test accuracy at alpha = .5, %")

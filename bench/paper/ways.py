@@ -1,0 +1,74 @@
+"""The ways to merge a pair: the paper's, and ours.
+
+The paper matches each group at one activation and leaves b's signs as they are; so does every way
+here but "ours", which is the default of `rk.repair`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from bench.ways import PAPER, realigned
+from repair_kernels.alignment import AlignedPair
+from repair_kernels.permutation import Permutation
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One way to merge.
+
+    Attributes:
+        label: in pictures and tables
+        variant: of `AlignedPair.merge`
+        alignment: "paper", "ours", or "none"
+        colour: in pictures
+        slow: whether each alpha takes a training of its own
+    """
+
+    label: str
+    variant: str
+    alignment: str
+    colour: str
+    slow: bool = False
+
+
+WAYS = {
+    "plain": Merge("plain average", "plain", "none", "tab:grey"),
+    "plain_forward": Merge("REPAIR without alignment", "forward", "none", "tab:purple"),
+    "aligned": Merge("aligned, as in the paper", "none", "paper", "tab:red"),
+    "closed_form": Merge("REPAIR, closed form (paper)", "closed_form", "paper", "tab:orange"),
+    "reset": Merge("BatchNorm reset (paper)", "reset_norm", "paper", "tab:cyan"),
+    "forward": Merge("REPAIR, forward (paper)", "forward", "paper", "tab:blue"),
+    "ours": Merge("ours: the default of `repair`", "distilled", "ours", "tab:green", slow=True),
+}
+
+
+def variants_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the variants for which statistics have to be kept."""
+    found = {WAYS[name].variant for name in names} - {"plain", "none"}
+    return tuple(sorted(found | {"forward"}))
+
+
+def aligned_for(pair: AlignedPair, names: Iterable[str]) -> dict[str, AlignedPair]:
+    """Return for each way the pair in the order that it asks for."""
+    wanted = {WAYS[name].alignment for name in names}
+    pairs = {"ours": pair}
+    if "paper" in wanted and (paper := realigned(pair, PAPER)) is not None:
+        pairs["paper"] = paper
+    if "none" in wanted:
+        pairs["none"] = _unaligned(pair)
+    return {name: pairs[WAYS[name].alignment] for name in names}
+
+
+def _unaligned(pair: AlignedPair) -> AlignedPair:
+    """Return the pair with b as it was given."""
+    groups = pair.graph.groups
+    return replace(
+        pair,
+        state_b=pair.state_plain,
+        state_permuted=pair.state_plain,
+        aligned_stats=pair.stats,
+        permutations={name: Permutation.identity(group.size) for name, group in groups.items()},
+        corrections={},
+    )

@@ -1,0 +1,141 @@
+"""The parts of the paper's experiments: splits, baselines, stand-ins, pieces, ways to merge."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bench.paper.baselines import bias_corrected, split_baselines
+from bench.paper.endpoints import trained
+from bench.paper.experiments import EXPERIMENTS
+from bench.paper.images import ImageData, split_by_class
+from bench.paper.pieces import endpoints_of, main, pack, unpack
+from bench.paper.sizes import SIZES, recipe_at
+from bench.paper.sources import Settings, source_of
+from bench.paper.ways import WAYS, aligned_for
+from bench.ways import PAPER, realigned
+from models import datasets
+from models.recipes import RECIPES, fast
+from models.resnet import CifarResNet
+from repair_kernels.alignment import align
+from tests.networks import lively
+
+pytestmark = pytest.mark.usefixtures("torch_backend")
+
+
+def test_split_data_is_disjoint_whole_and_biased_by_class() -> None:
+    labels = torch.arange(10).repeat_interleave(50)[torch.randperm(500)]
+    first, second = split_by_class(labels)
+    assert torch.equal(torch.cat([first, second]).sort().values, torch.arange(500))
+    assert torch.bincount(labels[first]).tolist() == [40] * 5 + [10] * 5
+    assert torch.bincount(labels[second]).tolist() == [10] * 5 + [40] * 5
+    assert torch.equal(first, split_by_class(labels)[0])
+
+
+def test_cifar10_stands_in_where_cifar100_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, train: int | None, test: int | None) -> ImageData:
+        if name == "cifar100":
+            raise datasets.DataNotFoundError("not here")
+        return ImageData.stand_in(name, 50, 20)
+
+    monkeypatch.setattr(ImageData, "load", load)
+    experiment = EXPERIMENTS["split_data"]
+    source = source_of(experiment, experiment.points[0], (0, 1), Settings(SIZES["cpu"]))
+    assert source.identity["images"] == {"set": "cifar10", "train": 50}
+    assert source.identity["recipe"]["options"]["classes"] == 10
+
+
+def test_bias_correction_takes_the_shares_of_the_classes_out_of_the_answers() -> None:
+    likelihood = torch.randn(20, 3, dtype=torch.float64)
+    seen = torch.tensor([0] * 6 + [1] * 3)
+    prior = torch.tensor([2 / 3, 1 / 3, 1.0], dtype=torch.float64)
+    corrected = bias_corrected(likelihood + prior.log(), seen)
+    difference = (corrected - likelihood)[:, :2]
+    assert torch.allclose(difference, difference[:1, :1].expand_as(difference))
+
+
+def test_baselines_of_one_network_with_itself_are_its_own_metrics() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    batches = [(torch.randn(8, 1, 2, 2), torch.arange(8) % 3)]
+    labels = torch.arange(9) % 3
+    found = split_baselines([model] * 2, [labels] * 2, lambda: model, batches, (0.3, 0.5))
+    assert found["bias_corrected"] == [found["full"]] * 2
+    assert found["ensemble"]["alphas"] == [0.3, 0.5]
+    assert found["ensemble"]["loss"] == pytest.approx([found["full"]["loss"]] * 2)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "svhn"])
+def test_embedded_images_stand_in_for_every_set(name: str) -> None:
+    data = ImageData.stand_in(name, 30, 20)
+    assert tuple(data.train.shape) == (30, *datasets.image_set_of(name).shape)
+    assert len(data.test) == len(data.test_labels) == 20
+    assert int(data.train_labels.max()) < datasets.image_set_of(name).classes
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_point_of_a_size_has_a_network_that_takes_its_images(size: str) -> None:
+    for experiment in EXPERIMENTS.values():
+        for point in experiment.points:
+            if experiment.source != "trained" or size not in point.sizes:
+                continue
+            recipe = recipe_at(SIZES[size], RECIPES[point.recipe], point.epochs)
+            shape = datasets.image_set_of(recipe.dataset).shape
+            with torch.device("meta"):
+                logits = recipe.build().eval()(torch.empty(2, *shape))
+            assert logits.shape == (2, datasets.image_set_of(recipe.dataset).classes)
+            full = RECIPES[point.recipe]
+            assert size != "full" or (recipe.model, recipe.options) == (full.model, full.options)
+
+
+def test_every_experiment_is_run_in_every_size_but_those_of_others() -> None:
+    for name, experiment in EXPERIMENTS.items():
+        sizes = {size for point in experiment.points for size in point.sizes}
+        missing = {"others": {"smoke"}, "imagenet": {"cpu"}, "learning_rate": {"cpu"}}.get(
+            name, set()
+        )
+        assert sizes == set(SIZES) - missing
+
+
+def test_the_papers_way_is_the_ablations_and_ours_is_what_align_does() -> None:
+    a, b = (lively(CifarResNet((1, 1), (4, 8)), seed).eval() for seed in (0, 1))
+    x = torch.randn(32, 3, 8, 8)
+    pair = align(a, b, [x], variants=("forward", "closed_form"))
+    pairs = aligned_for(pair, WAYS)
+    assert pairs["ours"] is pair
+    assert pairs["forward"].permutations == realigned(pair, PAPER).permutations
+    plain, repaired = pairs["plain"], pairs["plain_forward"]
+    assert plain is repaired
+    assert all(torch.equal(repaired.state_b[k], v) for k, v in pair.state_plain.items())
+    merged = repaired.merge(0.5, "forward").model(x)
+    assert torch.isfinite(merged).all()
+    assert not torch.allclose(merged, plain.merge(0.5, "plain").model(x))
+
+
+def test_pieces_of_endpoints_come_back_as_they_were_but_for_rounding(tmp_path: Path) -> None:
+    recipe = fast(RECIPES["mnist_mlp1"], 1, batch_size=20)
+    data = [(torch.randint(256, (40, 1, 28, 28), dtype=torch.uint8), torch.arange(40) % 10)] * 2
+    given = {"images": {"set": "noise"}, "device": torch.device("cpu")}
+    models, _ = trained(recipe, data, (0, 1), cache=tmp_path / "cache", **given)
+    files = list(endpoints_of(tmp_path / "cache", ["mnist_mlp1"]))
+    assert [file.name for file in files] == ["seed0.safetensors", "seed1.safetensors"]
+    assert not list(endpoints_of(tmp_path / "cache", ["mnist_mlp5", "fashion_mlp10"]))
+    pieces = pack(files, tmp_path / "home", size=100_000)
+    assert len(pieces) == 2 * 3
+    assert all(piece.stat().st_size <= 100_000 for piece in pieces)
+    unpack(tmp_path / "home", tmp_path / "other")
+    again, reports = trained(recipe, data, (0, 1), cache=tmp_path / "other", **given)
+    assert reports[0]["stored_as"] == "float16"
+    for one, other in zip(models, again, strict=True):
+        for p, q in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p.half().float(), q)
+    pieces[1].unlink()
+    with pytest.raises(FileNotFoundError, match="f16.1"):
+        unpack(tmp_path / "home", tmp_path / "third")
+
+
+def test_the_command_packs_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--endpoints", str(tmp_path), "--recipes", "cifar10_resnet18"]
+    assert main(["pack", str(tmp_path / "home"), *arguments]) == 0
+    assert main(["unpack", str(tmp_path / "home"), "--endpoints", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == ""
