@@ -38,7 +38,9 @@ from repair_kernels.taps import Tap
 SEED = 0
 HELD_OUT = 0.1
 LEAST_HELD_OUT = 20
-"""With fewer images than that to hold out, all are fitted to and judged by."""
+"""With fewer images than that to hold out, all are fitted to and judged by,"""
+FEW = 100
+"""and of fewer images than that in all, which are soon learnt by heart, a half is held out."""
 MOVES = {"both": (1.0, 1.0), "std": (1.0, 0.0), "mean": (0.0, 1.0)}
 """By `restore`: whether scales move, and shifts."""
 
@@ -207,8 +209,9 @@ def _add_up_gradients(steps: Sequence[Tensor], ranks: Ranks) -> None:
 def _split(n: int, generator: torch.Generator, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Return which images to fit to, and which to judge by."""
     order = torch.randperm(n, generator=generator)
-    count = int(HELD_OUT * n)
-    enough = sum(ranks.exchange("to hold out", count)) >= LEAST_HELD_OUT
+    few = sum(ranks.exchange("to distil with", n)) < FEW
+    count = int((0.5 if few else HELD_OUT) * n)
+    enough = sum(ranks.exchange("to hold out", count)) >= (1 if few else LEAST_HELD_OUT)
     return (order[count:], order[:count]) if enough else (order, order)
 
 

@@ -9,11 +9,12 @@ from models.resnet import CifarResNet
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.answers import Answers, endpoint_answers
 from repair_kernels.batches import Batches
-from repair_kernels.distillation import Recipe, distil
+from repair_kernels.distillation import Recipe, _split, distil
 from repair_kernels.errors import ArgumentError
 from repair_kernels.goals import goal
 from repair_kernels.graph import state_of
 from repair_kernels.interpolation import interpolate_state
+from repair_kernels.ranks import ALONE
 from repair_kernels.statistics import collect
 from repair_kernels.variants import correct
 from tests.networks import assert_same, lively, snapshot
@@ -113,6 +114,17 @@ def test_what_does_not_answer_better_is_not_kept():
     for tap, layer in held.start.items():
         torch.testing.assert_close(found[tap].scale, layer.scale, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(found[tap].shift, layer.shift, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("n", "fitted", "held_out"), [(1, 1, 1), (50, 25, 25), (150, 150, 150), (200, 180, 20)]
+)
+def test_what_is_fitted_to_is_judged_by_other_images_if_there_are_enough_or_very_few(
+    n, fitted, held_out
+):
+    parts = _split(n, torch.Generator().manual_seed(0), ALONE)
+    assert [len(part) for part in parts] == [fitted, held_out]
+    assert set(torch.cat(parts).tolist()) == set(range(n))
 
 
 @pytest.mark.parametrize("restore", ["std", "mean"])
