@@ -18,9 +18,11 @@ from repair_kernels.matching import match
 from repair_kernels.metrics import classifier_metrics
 from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.paired_stats import PairedStats
+from repair_kernels.parts import merge_files
 from repair_kernels.permutation import Permutation, permute
 from repair_kernels.pipeline import repair, sweep
 from repair_kernels.repair_report import RepairReport, RepairResult
+from repair_kernels.resuming import Checkpointing
 from repair_kernels.rules import register_rule
 from repair_kernels.statistics import compute_stats
 from repair_kernels.symmetry import PermutationGroup
@@ -29,7 +31,9 @@ from repair_kernels.version import __version__
 
 __all__ = [
     "compute_stats",
+    "Checkpointing",
     "PairedStats",
+    "merge_files",
     "PairedMoments",
     "ChannelMoments",
     "trace",

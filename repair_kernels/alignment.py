@@ -263,7 +263,7 @@ def align(
     check_batch_mean(batch_mean, variants, ranks)
     device = choose_device(device, model_a)
     data = _open(batches, n_samples, variants, ranks)
-    graph = capture_pair(model_a, model_b, data)
+    graph = capture_pair(model_a, model_b, data, ranks)
     if "reset_norm" in variants:
         check_has_norms(graph)
     data.device = device

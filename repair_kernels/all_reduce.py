@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
+from repair_kernels.fingerprint import combined
 from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.moments.pairs import add_spread_
 from repair_kernels.paired_stats import PairedStats
@@ -53,6 +54,8 @@ def all_reduce(
     Raises:
         ArgumentError: there is no such group, or this process is not in it
         ArchitectureMismatchError: ranks differ in taps or channels; raised on every rank
+        StatisticsMismatchError: fingerprints tell of other networks or data, or of images that two
+            ranks have seen; raised on every rank
         FailedRankError, LostRankError: another rank failed, or is gone
     """
     if group is None and dist.is_available() and dist.is_initialized():
@@ -69,8 +72,12 @@ def all_reduce(
 
 def merged_stats(stats: PairedStats, ranks: Ranks, *, overwrite: bool = False) -> PairedStats:
     """Return the statistics of all ranks' images; see `all_reduce`."""
-    n_images = sum(ranks.exchange("images", stats.n_images))
-    return PairedStats(merged_pairs(stats, ranks, overwrite=overwrite), n_images=n_images)
+    everyone = ranks.exchange("images", (stats.n_images, bool(stats), stats.fingerprint))
+    # A rank without data may not know the networks either.
+    fingerprint = combined([held for _, has_taps, held in everyone if has_taps or held])
+    merged = merged_pairs(stats, ranks, overwrite=overwrite)
+    n_images = sum(seen for seen, _, _ in everyone)
+    return PairedStats(merged, n_images=n_images, fingerprint=fingerprint)
 
 
 def merged_channels(

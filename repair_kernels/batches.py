@@ -54,6 +54,26 @@ def labels_of(batch: Any, n: int) -> Tensor | None:
     return labels if is_integer and labels.dtype != torch.bool else None
 
 
+def check_samples(n_samples: int | None) -> None:
+    """Refuse what is no number of images to use at most."""
+    if n_samples is not None and (
+        isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1
+    ):
+        raise CalibrationDataError(
+            f"`n_samples` must be a positive number of images; got {n_samples!r}; omit it to "
+            "use all"
+        )
+
+
+def check_iterable(batches: object) -> None:
+    """Refuse what does not hold batches."""
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise CalibrationDataError(
+            f"`batches` must be an iterable of batches; got a {type(batches).__name__}; "
+            "pass a DataLoader, or a list with one tensor in it"
+        )
+
+
 def in_pieces(batches: Iterable[Tensor], images: int) -> Iterator[Tensor]:
     """Yield the images of batches in pieces of the same size, wherever the batches end.
 
@@ -92,18 +112,8 @@ class Batches:
         device: torch.device | None = None,
         n_samples: int | None = None,
     ):
-        if n_samples is not None and (
-            isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1
-        ):
-            raise CalibrationDataError(
-                f"`n_samples` must be a positive number of images; got {n_samples!r}; omit it to "
-                "use all"
-            )
-        if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
-            raise CalibrationDataError(
-                f"`batches` must be an iterable of batches; got a {type(batches).__name__}; "
-                "pass a DataLoader, or a list with one tensor in it"
-            )
+        check_samples(n_samples)
+        check_iterable(batches)
         self.device = device
         self.n_samples = n_samples
         self._source = batches
@@ -116,7 +126,7 @@ class Batches:
         self.first = input_of(taken[0], 0)
         self._pending = chain(taken, self._pending)
         self.is_repeatable = not isinstance(batches, Iterator)
-        self._may_be_empty = False
+        self._ranks: Ranks | None = None
 
     def __len__(self) -> int:
         """Return the number of batches where the source knows it, else 0."""
@@ -157,9 +167,13 @@ class Batches:
             n_images += len(x)
             if len(x):
                 yield self._placed(x), None if labels is None else self._placed(labels)
+            if self._ranks is not None:
+                self._ranks.meet()
             if left == 0:
                 break
-        if n_images == 0 and not self._may_be_empty:
+        if self._ranks is not None:
+            self._ranks.wait()
+        elif n_images == 0:
             raise EmptyDataError(
                 "`batches` must hold at least one image; all batches are empty; check the data "
                 "loader"
@@ -169,15 +183,16 @@ class Batches:
         x = x.detach()
         return x if self.device is None else x.to(self.device, non_blocking=True)
 
-    def share(self, example: Tensor, is_repeatable: bool) -> None:
+    def share(self, example: Tensor, is_repeatable: bool, ranks: Ranks) -> None:
         """Be one rank's part of data that others have parts of: there may be no images in it.
+
+        From now on all ranks read their parts at the same time, and wait for each other at the end.
 
         Args:
             example: takes the place of `first`
             is_repeatable: whether all parts can be read more than once
         """
-        self.first, self.is_repeatable = example, is_repeatable
-        self._may_be_empty = True
+        self.first, self.is_repeatable, self._ranks = example, is_repeatable, ranks
 
 
 def open_batches(batches: Iterable[Any], n_samples: int | None, ranks: Ranks = ALONE) -> Batches:
@@ -217,7 +232,7 @@ def open_batches(batches: Iterable[Any], n_samples: int | None, ranks: Ranks = A
     example = ranks.from_rank(teller, mine)
     if own is None:
         own = Batches([example[:0]])
-    own.share(example, all(is_repeatable for _, is_repeatable in everyone))
+    own.share(example, all(is_repeatable for _, is_repeatable in everyone), ranks)
     return own
 
 

@@ -18,6 +18,10 @@ class ArchitectureMismatchError(RepairKernelsError, ValueError):
     """Two networks, or a network and a checkpoint, are not of one architecture."""
 
 
+class StatisticsMismatchError(RepairKernelsError, ValueError):
+    """Statistics cannot be merged: of other networks or data, or of images counted already."""
+
+
 class NonFiniteWeightError(RepairKernelsError, ValueError):
     """A parameter or buffer of a network holds NaN or infinity."""
 

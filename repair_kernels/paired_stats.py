@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError, RepairKernelsError
+from repair_kernels.fingerprint import Fingerprint, combined
 from repair_kernels.moments import Indices, PairedMoments
 from repair_kernels.moments.totals import check_count
 from repair_kernels.statistics_file import read, write
@@ -40,6 +41,7 @@ class PairedStats(Mapping[str, PairedMoments]):
     Args:
         moments: moments of each tap
         n_images: images that were seen; `n_samples` of a tap is images x positions
+        fingerprint: what they are of, where that is known
 
     Example:
         >>> stats = PairedStats({"conv": PairedMoments.empty(2, 3)}, n_images=0)
@@ -47,7 +49,13 @@ class PairedStats(Mapping[str, PairedMoments]):
         (['conv'], 0)
     """
 
-    def __init__(self, moments: Mapping[str, PairedMoments], *, n_images: int) -> None:
+    def __init__(
+        self,
+        moments: Mapping[str, PairedMoments],
+        *,
+        n_images: int,
+        fingerprint: Fingerprint | None = None,
+    ) -> None:
         check_count("n_images", n_images)
         for tap, value in moments.items():
             if not isinstance(tap, str) or not isinstance(value, PairedMoments):
@@ -57,6 +65,12 @@ class PairedStats(Mapping[str, PairedMoments]):
                 )
         self._moments = dict(moments)
         self._n_images = n_images
+        self._fingerprint = fingerprint
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """Which networks, taps and images they are of; None where that is not known, or changed."""
+        return self._fingerprint
 
     @property
     def n_images(self) -> int:
@@ -105,11 +119,15 @@ class PairedStats(Mapping[str, PairedMoments]):
 
         Raises:
             ArchitectureMismatchError: the taps, or the channels at one of them, differ
+            StatisticsMismatchError: fingerprints tell of other networks or data, or of images that
+                are in both
         """
-        if not self and self.n_images == 0:
-            return other
-        if not other and other.n_images == 0:
-            return self
+        fingerprint = combined([self.fingerprint, other.fingerprint])
+        for one, rest in ((self, other), (other, self)):
+            if not one and one.n_images == 0:
+                if one.fingerprint is None or rest.fingerprint is None:
+                    return rest
+                return PairedStats(rest, n_images=rest.n_images, fingerprint=fingerprint)
         for tap in [*self, *other]:
             if tap not in self or tap not in other:
                 raise ArchitectureMismatchError(
@@ -122,7 +140,8 @@ class PairedStats(Mapping[str, PairedMoments]):
                 merged[tap] = moments.merge(other[tap])
             except RepairKernelsError as error:
                 raise type(error)(f"at tap {tap!r}: {error}") from error
-        return PairedStats(merged, n_images=self.n_images + other.n_images)
+        n_images = self.n_images + other.n_images
+        return PairedStats(merged, n_images=n_images, fingerprint=fingerprint)
 
     def permuted_b(self, indices: Mapping[str, Indices]) -> PairedStats:
         """Reorder b's channels at the taps named: channel i becomes channel `indices[tap][i]`.
@@ -143,7 +162,7 @@ class PairedStats(Mapping[str, PairedMoments]):
     def to(self, device: torch.device | str) -> PairedStats:
         """Return the same statistics on another device."""
         moved = {tap: moments.to(device) for tap, moments in self.items()}
-        return PairedStats(moved, n_images=self.n_images)
+        return PairedStats(moved, n_images=self.n_images, fingerprint=self.fingerprint)
 
     def scaled_b(self, scales: Mapping[str, Tensor]) -> PairedStats:
         """Multiply b's channels at the taps named: what b returns once it is balanced.
@@ -164,7 +183,7 @@ class PairedStats(Mapping[str, PairedMoments]):
         Raises:
             CheckpointError: the file cannot be written there
         """
-        write(path, self, n_images=self.n_images)
+        write(path, self, n_images=self.n_images, fingerprint=self.fingerprint)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PairedStats:
@@ -173,8 +192,8 @@ class PairedStats(Mapping[str, PairedMoments]):
         Raises:
             CheckpointError: the file is missing, broken, or holds no statistics
         """
-        moments, n_images = read(path)
-        return cls(moments, n_images=n_images)
+        moments, n_images, fingerprint = read(path)
+        return cls(moments, n_images=n_images, fingerprint=fingerprint)
 
     def _refuse(self, tap: object) -> NoReturn:
         close = difflib.get_close_matches(str(tap), self._moments, n=3, cutoff=0.4)

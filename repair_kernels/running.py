@@ -8,6 +8,7 @@ are added on their own. Nothing here waits for the device.
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,25 @@ from repair_kernels.ops import ChannelSums, PairedSums
 Key = tuple[str, int]
 PRODUCTS = ("cross", "diagonal", "within_a", "within_b")
 """The sums of `PairedSums` that the spread between two means adds to."""
+
+
+class RunningState(NamedTuple):
+    """All that is to be kept of `RunningMoments` between two batches.
+
+    Attributes:
+        batches: how many there were
+        n: for each tap and network the number of samples, in the order of `mean`
+        channels: how many each of these has
+        mean, m2: those of all taps and networks
+        products: the sums of products by tap and name
+    """
+
+    batches: int
+    n: dict[Key, int]
+    channels: dict[Key, int]
+    mean: Tensor
+    m2: Tensor
+    products: dict[str, dict[str, Tensor]]
 
 
 class RunningMoments:
@@ -110,15 +130,7 @@ class RunningMoments:
         if not batch:
             return
         if not self._places:
-            self._places = [
-                Place(tap, self._networks[network], len(sums.mean))
-                for (tap, network), (_, sums) in batch.items()
-            ]
-            ends = accumulate(place.channels for place in self._places)
-            self._slices = {
-                key: slice(end - place.channels, end)
-                for key, place, end in zip(batch, self._places, ends, strict=True)
-            }
+            self._lay_out({key: len(sums.mean) for key, (_, sums) in batch.items()})
         n = {key: batch[key][0] for key in self._slices}
         mean = torch.cat([batch[key][1].mean for key in self._slices])
         m2 = torch.cat([batch[key][1].m2 for key in self._slices])
@@ -128,6 +140,43 @@ class RunningMoments:
         else:
             self._merge(n, mean, m2)
         self._batches += 1
+
+    def _lay_out(self, channels: dict[Key, int]) -> None:
+        """Give every tap of every network its place in the vectors."""
+        self._places = [
+            Place(tap, self._networks[network], count) for (tap, network), count in channels.items()
+        ]
+        ends = accumulate(channels.values())
+        self._slices = {
+            key: slice(end - count, end)
+            for (key, count), end in zip(channels.items(), ends, strict=True)
+        }
+
+    def state(self) -> RunningState:
+        """Return what `resumed` goes on from, after the last batch; tensors are not copied.
+
+        Raises:
+            NonFiniteActivationError: in some batch a channel's moments were not finite
+        """
+        self._watch.check()
+        channels = {key: own.stop - own.start for key, own in self._slices.items()}
+        return RunningState(self._batches, self._n, channels, self._mean, self._m2, self._products)
+
+    @classmethod
+    def resumed(
+        cls, networks: Sequence[str], state: RunningState, device: torch.device
+    ) -> "RunningMoments":
+        """Go on from a state, to the same bits as without a stop; its tensors are written over."""
+        running = cls(networks)
+        if state.batches:
+            running._lay_out(state.channels)
+            running._n, running._batches = dict(state.n), state.batches
+            running._mean, running._m2 = state.mean.to(device), state.m2.to(device)
+            running._products = {
+                tap: {name: total.to(device) for name, total in held.items()}
+                for tap, held in state.products.items()
+            }
+        return running
 
     def _merge(self, n: dict[Key, int], mean: Tensor, m2: Tensor) -> None:
         """Merge one batch by Chan's rule, see `moments`."""

@@ -7,6 +7,7 @@ totals by Chan's rule and the activations are freed.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,15 +19,18 @@ from repair_kernels.all_reduce import merged_stats
 from repair_kernels.batches import Batches, open_batches
 from repair_kernels.compiled import CompiledPair
 from repair_kernels.endpoints import capture_pair, choose_device, preserved_rng
+from repair_kernels.errors import EmptyDataError
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.graph import (
     NetworkGraph,
     State,
     state_of,
 )
+from repair_kernels.identity import identify
+from repair_kernels.numbered import NumberedBatches, Seekable, Shard, numbered
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.ranks import Ranks
-from repair_kernels.running import RunningMoments
+from repair_kernels.resuming import Checkpointing, Passage, ResumablePassage
 from repair_kernels.side_by_side import side_by_side
 from repair_kernels.taps import Tap
 
@@ -45,6 +49,8 @@ def compute_stats(
     backend: str | None = None,
     compile: bool = False,
     process_group: Any = None,
+    shard: Shard | str | None = None,
+    checkpointing: Checkpointing | None = None,
     progress: bool = False,
 ) -> PairedStats:
     """Compute both networks' channel moments and cross-correlations in one pass over the data.
@@ -54,7 +60,8 @@ def compute_stats(
     Args:
         model_a, model_b: two networks of one architecture; left as they are, run in evaluation mode
         batches: any iterable of input tensors, or of tuples, lists or dicts whose first item is the
-            input
+            input. Image sources' loaders, and all batches if there is a `shard` or `checkpointing`,
+            must be the same in each process and run: see `numbered`
         taps: names of activations (see `trace(...).taps`) or of modules; "all"; default: the output
             of every convolution, linear map and residual block, and the taps that matching reads
         cross: the taps at which the full correlation matrix is kept; "all"; default: the taps that
@@ -70,6 +77,11 @@ def compute_stats(
         process_group: a torch.distributed group (`dist.group.WORLD`): each rank gives its own
             batches, as many as it has or none, and all get the statistics of all ranks' images, the
             same bits. See docs/processes.md
+        shard: which part of the batches to use, such as "3/16": the parts' statistics are merged by
+            `merge` or `merge_files`. `n_samples` is that of all parts together
+        checkpointing: where to keep the pass on its way, so that after a kill it goes on to the
+            same bits (on the same kind of machine, with as many threads); with a group, each rank
+            has a file of its own
         progress: whether to show a progress bar; of several ranks the first one does
     Returns:
         `PairedMoments` by tap name, float64, on the device
@@ -87,29 +99,83 @@ def compute_stats(
     """
     device = choose_device(device, model_a)
     ranks = Ranks(process_group, device)
+    is_numbered = shard is not None or isinstance(batches, Seekable)
     told = {"taps": taps, "cross": cross, "joint": joint}
     with preserved_rng(device), ranks.together("compute_stats", **told):
-        data = open_batches(batches, n_samples, ranks)
-        graph = capture_pair(model_a, model_b, data)
-        data.device = device
+        part: NumberedBatches | None = None
+        if is_numbered or checkpointing is not None:
+            data, part = _open_part(batches, shard, n_samples, ranks)
+        else:
+            data = open_batches(batches, n_samples, ranks)
+        graph = capture_pair(model_a, model_b, data, ranks)
         chosen = graph.resolve(taps, graph.default_taps)
         crossed = graph.resolve(cross, graph.match_taps)
         if cross not in (None, "all"):
             chosen = graph.resolve((*chosen, *crossed), ())
-        stats = collect(
-            graph,
-            state_of(model_a),
-            state_of(model_b),
-            data,
-            taps=chosen,
-            cross=crossed,
-            joint=joint,
-            precision=precision,
-            backend=backend,
-            compile=compile,
-            progress=progress and ranks.is_first,
-        )
+        states = state_of(model_a), state_of(model_b)
+        products = _products(chosen, set(crossed), set(), joint)
+        data_print = None if part is None else part.fingerprint
+        fingerprint = identify(graph, *states, products, data=data_print)
+        passage = Passage()
+        if part is not None and checkpointing is not None:
+            if process_group is not None:
+                checkpointing = checkpointing.of_rank(ranks.rank, ranks.size)
+            options = {"precision": precision, "backend": backend, "compile": compile}
+            options["shard"] = str(part.shard)
+            passage = ResumablePassage(checkpointing, part, fingerprint, options, device)
+        try:
+            data = data if part is None else _rest_of(part, data.first, ranks)
+            data.device = device
+            stats = collect(
+                graph,
+                *states,
+                data,
+                taps=chosen,
+                cross=crossed,
+                joint=joint,
+                precision=precision,
+                backend=backend,
+                compile=compile,
+                progress=progress and ranks.is_first,
+                passage=passage,
+            )
+        except EmptyDataError:
+            if part is None:
+                raise
+            stats = passage.stats(chosen)  # a shard without images, or a pass that was done
+        if is_numbered and part is not None:
+            fingerprint = replace(fingerprint, coverage=part.coverage)
+        else:
+            fingerprint = replace(fingerprint, data=None)
+        known = fingerprint if stats or part is not None else None
+        stats = PairedStats(stats, n_images=stats.n_images, fingerprint=known)
         return merged_stats(stats, ranks, overwrite=True)
+
+
+def _open_part(
+    batches: Iterable[Any], shard: Shard | str | None, n_samples: int | None, ranks: Ranks
+) -> tuple[Batches, NumberedBatches | None]:
+    """Return an example of the data, and the part of it to count; None: this rank has no data."""
+    try:
+        part = numbered(batches, shard=shard, n_samples=n_samples)
+        example = [part.example]
+    except EmptyDataError:
+        if ranks.size == 1:
+            raise
+        part, example = None, []
+    return open_batches(example, None, ranks), part
+
+
+def _rest_of(part: NumberedBatches, example: Tensor, ranks: Ranks) -> Batches:
+    """Return what is to be counted yet; there may be nothing if there are other ranks."""
+    if ranks.size == 1:
+        return Batches(part)
+    try:
+        rest = Batches(part)
+    except EmptyDataError:
+        rest = Batches([example[:0]])
+    rest.share(example, rest.is_repeatable, ranks)
+    return rest
 
 
 def collect(
@@ -126,6 +192,7 @@ def collect(
     backend: str | None = None,
     compile: bool = False,
     progress: bool = False,
+    passage: Passage | None = None,
 ) -> PairedStats:
     """Run two weight sets over the data in lockstep; return their moments at `taps`.
 
@@ -134,11 +201,12 @@ def collect(
         diagonal: where only those of paired channels are
         joint: whether products within each network are kept, too, at the taps of `cross`
         compile: whether to compile both networks with their statistics
+        passage: what was counted before, to be gone on with
     """
     crossed, diagonals = set(cross), set(diagonal) - set(cross)
     together = [tap for tap in taps if tap in crossed | diagonals]
-    running = RunningMoments(("a", "b"))
-    n_images = 0
+    passage = passage or Passage()
+    running = passage.running
 
     def read_both(tap: Tap, values: list[Tensor]) -> None:
         a, b = values
@@ -173,7 +241,8 @@ def collect(
             data, total=len(data) or None, disable=not progress, desc="statistics", unit="batch"
         ):
             states = states or [as_mapping(state, batch.device) for state in (state_a, state_b)]
-            if compile and compiled is None:
+            # Compiled for the first batch's size, which a pass that goes on may not meet at first.
+            if compile and compiled is None and passage.first_size in (None, len(batch)):
                 products = _products(taps, crossed, diagonals, joint)
                 compiled = CompiledPair(
                     graph, batch, products, precision=precision, backend=backend
@@ -195,11 +264,9 @@ def collect(
                     for_each=for_each,
                     overwrite=True,
                 )
-            running.end_batch()
-            n_images += len(batch)
-    if n_images == 0:  # Another rank has images.
-        return PairedStats({}, n_images=0)
-    return PairedStats({tap: running.pair(tap) for tap in taps}, n_images=n_images)
+            passage.end_batch(len(batch))
+        passage.end()
+    return passage.stats(taps)
 
 
 def _products(

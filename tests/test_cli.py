@@ -200,7 +200,7 @@ def test_an_unwritable_output_is_explained(pair, tmp_path, capsys):
     assert "absent" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "stats", "match", "merge", "sweep", "demo"])
+@pytest.mark.parametrize("command", ["", "stats", "merge-stats", "match", "merge", "sweep", "demo"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as error:
         main([*command.split(), "--help"])

@@ -11,6 +11,7 @@ from repair_kernels.errors import (
     NonFiniteActivationError,
     NonFiniteWeightError,
     RepairKernelsError,
+    StatisticsMismatchError,
 )
 
 
@@ -25,6 +26,7 @@ def test_every_error_is_also_the_builtin_that_fits() -> None:
         CheckpointError,
         NonFiniteActivationError,
         NonFiniteWeightError,
+        StatisticsMismatchError,
     ):
         assert issubclass(error, ValueError)
         assert issubclass(error, RepairKernelsError)

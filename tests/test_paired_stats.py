@@ -267,8 +267,9 @@ def _unchecked_annotations() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda c, t: c.update(version=2), "expected format version 1, got 2"),
-        (lambda c, t: c.pop("version"), "expected format version 1, got None"),
+        (lambda c, t: c.update(version=3), "expected format version 1 or 2, got 3"),
+        (lambda c, t: c.update(version=True), "expected format version 1 or 2, got True"),
+        (lambda c, t: c.pop("version"), "expected format version 1 or 2, got None"),
         (lambda c, t: c.update(taps=[1]), r"expected taps with their sample counts, got \[1\]"),
         (lambda c, t: c.update(n_images="many"), "`n_images` must be an int"),
         (lambda c, t: c.pop("n_images"), "`n_images` must be an int"),
@@ -276,6 +277,10 @@ def _unchecked_annotations() -> Iterator[None]:
         (lambda c, t: c["taps"].update(fc=10**400), "for its number of samples"),
         (lambda c, t: c["taps"].update(fc="6"), "tap 'fc' has '6' for its number of samples"),
         (lambda c, t: c["taps"].update(fc=True), "`n_samples` must be an int"),
+        (lambda c, t: c.pop("sha256"), "expected the SHA-256 of what it holds, got none"),
+        (poison("conv/cross", 1.0), r"what it holds is not .* \(its SHA-256 differs\)\. Copy it"),
+        (lambda c, t: c["taps"].update(fc=5), "its SHA-256 differs"),
+        (lambda c, t: c.update(fingerprint=[1]), r"expected a fingerprint with .*, got \[1\]"),
         (rename_tap, "`mean_a` of tap 'stem' is missing"),
         (lambda c, t: t.pop("fc/m2_b"), "`m2_b` of tap 'fc' is missing"),
         (lambda c, t: t.update(x=torch.ones(1)), "holds the tensor 'x', which is of no tap"),
@@ -295,6 +300,25 @@ def test_a_statistics_file_that_was_tampered_with_is_refused(tmp_path, damage, m
     damage(content, tensors)
     save_file(tensors, tmp_path / "x", metadata={FORMAT: json.dumps(content)})
     with pytest.raises(CheckpointError, match=f"x' holds no valid statistics: .*{message}"):
+        PairedStats.load(tmp_path / "x")
+
+
+def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
+    content, tensors = content_of(tmp_path / "sound")
+    old = {"version": 1, "n_images": content["n_images"], "taps": content["taps"]}
+    save_file(tensors, tmp_path / "old", metadata={FORMAT: json.dumps(old)})
+    loaded = PairedStats.load(tmp_path / "old")
+    assert_bits(loaded, stats_of())
+    assert loaded.fingerprint is None
+
+
+@pytest.mark.parametrize("at", range(0, 8000, 250))
+def test_every_changed_bit_is_found(tmp_path: Path, at: int) -> None:
+    stats_of().save(tmp_path / "x")
+    raw = bytearray((tmp_path / "x").read_bytes())
+    raw[at % len(raw)] ^= 1 << at % 8
+    (tmp_path / "x").write_bytes(raw)
+    with pytest.raises(CheckpointError):
         PairedStats.load(tmp_path / "x")
 
 

@@ -1,4 +1,4 @@
-"""The commands, but for the demo: statistics, matching, merging, and the path between two."""
+"""Matching, merging, and the path between two networks."""
 
 import argparse
 import json
@@ -16,17 +16,6 @@ from repair_kernels.matching import match
 from repair_kernels.metrics import classifier_metrics
 from repair_kernels.paired_stats import PairedStats
 from repair_kernels.pipeline import repair, sweep
-from repair_kernels.statistics import compute_stats
-
-
-def run_stats(options: argparse.Namespace) -> None:
-    """Compute the statistics of two networks and write them to a file."""
-    model_a, model_b = load_models(options)
-    data = load_data(options.data, options.data_arg, options.batch_size)
-    cross = "all" if options.cross_all else None
-    stats = compute_stats(model_a, model_b, data, cross=cross, **_common(options))
-    stats.save(options.output)
-    print(f"{len(stats)} taps, {stats.n_images} images, written to {options.output}")
 
 
 def run_match(options: argparse.Namespace) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 from repair_kernels.assessment import ON_WORSE
 from repair_kernels.balancing import MODES
-from repair_kernels.cli.commands import run_match, run_merge, run_stats, run_sweep
+from repair_kernels.cli.commands import run_match, run_merge, run_sweep
 from repair_kernels.cli.demo import run_demo
+from repair_kernels.cli.shards import run_merge_stats, run_stats
 from repair_kernels.goals import RESTORE
 from repair_kernels.variants import VARIANTS
 from repair_kernels.version import __version__
@@ -34,6 +35,29 @@ def parser() -> argparse.ArgumentParser:
     stats = _pair_command(commands, "stats", run_stats, "compute the statistics of two networks")
     stats.add_argument("-o", "--output", required=True, help="statistics file to write")
     stats.add_argument("--cross-all", action="store_true", help="keep all correlation matrices")
+    stats.add_argument("--shard", metavar="K/N", help="use this part of the data only, as 3/16")
+    stats.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint of a run that was killed"
+    )
+    stats.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="where it is kept (default: OUTPUT.partial)",
+    )
+    stats.add_argument(
+        "--checkpoint-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often (default: 60)",
+    )
+
+    help_text = "merge the statistics files of shards"
+    parts = commands.add_parser("merge-stats", help=help_text, description=help_text)
+    parts.set_defaults(run=run_merge_stats)
+    parts.add_argument("parts", nargs="+", metavar="PART", help="what `stats --shard` wrote")
+    parts.add_argument("--partial", action="store_true", help="allow that parts are missing")
+    parts.add_argument("-o", "--output", required=True, help="statistics file to write")
 
     matched = _pair_command(commands, "match", run_match, "match channels from a statistics file")
     matched.add_argument("--stats", required=True, help="what `stats` wrote")
