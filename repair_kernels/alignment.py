@@ -20,7 +20,7 @@ from repair_kernels.evaluation import Path, variance_ratio
 from repair_kernels.goals import check_restore, goal
 from repair_kernels.graph import NetworkGraph, State, state_of
 from repair_kernels.interpolation import interpolate_states
-from repair_kernels.matching import match
+from repair_kernels.matching import check_match_by, match
 from repair_kernels.moments import PairedMoments
 from repair_kernels.norm_reset import check_has_norms
 from repair_kernels.paired_stats import PairedStats
@@ -36,7 +36,9 @@ from repair_kernels.variants import (
     correction_taps,
 )
 from repair_kernels.verification import function_deviation
+from repair_kernels.weight_matching import match_with_weights
 
+WITH_WEIGHTS = ("weights",)
 VERIFIED_IMAGES = 8
 # Weight sets that share a pass over the data: 20 of a ResNet50's, in float32.
 WEIGHT_BYTES_PER_PASS = 2 * 2**30
@@ -243,6 +245,7 @@ def align(
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
+    match_by: str = "correlation",
     balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
@@ -260,6 +263,7 @@ def align(
         the rest: see `repair`
     """
     restore = check_restore(restore)
+    check_match_by(match_by, also=WITH_WEIGHTS)
     check_batch_mean(batch_mean, variants, ranks)
     device = choose_device(device, model_a)
     data = _open(batches, n_samples, variants, ranks)
@@ -286,7 +290,10 @@ def align(
     )
     stats = merged_stats(own, ranks, overwrite=True)
     _warn_of_few_samples(graph, stats)
-    permutations = match(stats, graph.groups)
+    by_weights = match_by in WITH_WEIGHTS
+    permutations = match(stats, graph.groups, by="correlation" if by_weights else match_by)
+    if by_weights:
+        permutations = match_with_weights(stats, graph.groups, state_a, state_b, permutations)
     permuted = permute_state(state_b, graph.groups, permutations)
     widths = {tap: graph.tap(tap).channels for tap in stats}
     deviation = None

@@ -14,42 +14,55 @@ Source:
     REPAIR (Jordan et al., 2023), eq. 2; Li et al. (2015). There each group is matched at one tap.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
 from repair_kernels.moments import PairedMoments
 from repair_kernels.permutation import Permutation, carried
 from repair_kernels.symmetry import PermutationGroup
 
+MATCH_BY = ("correlation", "covariance")
+
 
 def match(
-    stats: Mapping[str, PairedMoments], groups: Mapping[str, PermutationGroup]
+    stats: Mapping[str, PairedMoments],
+    groups: Mapping[str, PermutationGroup],
+    *,
+    by: str = "correlation",
 ) -> dict[str, Permutation]:
     """Find for every permutation group the order of b's channels that correlates best with a's.
 
         max_P  sum_i mean_t corr_t[i, P(i)]
+
+    By "covariance" the channels that vary most decide most, which makes the squared distance of
+    the two networks' activations smallest, tap by tap in units of its mean variance:
+
+        max_P  sum_i mean_t cov_t[i, P(i)] / sqrt(mean_j var_t[a_j] mean_j var_t[b_j])
 
     Args:
         stats: from `compute_stats`, with the correlation matrix at one tap of every group at least;
             of several, all those of `match_taps` count (`compute_stats(..., cross=["activation",
             "block"])` has them all)
         groups: `trace(...).groups`
+        by: "correlation" or "covariance"
     Returns:
         by group name; live channels are matched with live ones first, dead ones take what is left
         in order; a group that no tap sees stays as it is
     Raises:
-        ArgumentError: a group none of whose taps has a correlation matrix
+        ArgumentError: a group none of whose taps has a correlation matrix; `by` something else
     Source:
         REPAIR (Jordan et al., 2023), eq. 2
     """
+    check_match_by(by)
     inside = {one for group in groups.values() for held in group.inner for one in held}
     found: dict[str, Permutation] = {}
     for name in groups:
         if name not in inside:
-            found |= _best(stats, groups, name, name)[1]
+            found |= _best(stats, groups, name, name, by)[1]
     return {name: found[name] for name in groups}
 
 
@@ -67,30 +80,49 @@ def matched_correlation(
             if parts:
                 found[name] = float(np.mean(parts))
         elif name in permutations and group.taps:
-            corr, _, _ = _group_correlation(stats, groups[place], group)
+            corr, _, _ = likeness(stats, groups[place], group, "correlation")
             order = permutations[name].indices.numpy()
             found[name] = float(corr[np.arange(len(corr)), order].mean())
     return {name: found[name] for name in permutations if name in found}
 
 
-def assign(corr: np.ndarray, dead_a: np.ndarray, dead_b: np.ndarray) -> np.ndarray:
+def assign(score: np.ndarray, dead_a: np.ndarray, dead_b: np.ndarray) -> np.ndarray:
     """Solve one linear sum assignment; dead rows and columns are matched last.
 
     Returns:
-        for each row its column: a bijection
+        for each row its column: a bijection; what is left is in order where scores do not tell
     """
-    order = np.full(len(corr), -1)
+    order = np.full(len(score), -1)
     rows, columns = np.flatnonzero(~dead_a), np.flatnonzero(~dead_b)
-    at_row, at_column = linear_sum_assignment(corr[np.ix_(rows, columns)], maximize=True)
+    at_row, at_column = linear_sum_assignment(score[np.ix_(rows, columns)], maximize=True)
     order[rows[at_row]] = columns[at_column]
-    order[order < 0] = np.setdiff1d(np.arange(len(corr)), order)
+    rows, columns = np.flatnonzero(order < 0), np.setdiff1d(np.arange(len(score)), order)
+    at_row, at_column = linear_sum_assignment(score[np.ix_(rows, columns)], maximize=True)
+    order[rows[at_row]] = columns[at_column]
     return order
 
 
+def check_match_by(by: str, also: Sequence[str] = ()) -> None:
+    """Check what channels are matched by.
+
+    Raises:
+        ArgumentError: when it is none of `MATCH_BY`
+    """
+    known = (*MATCH_BY, *also)
+    if by not in known:
+        raise ArgumentError(
+            f"channels are matched by {' or '.join(map(repr, known))}; got {by!r}; name one of them"
+        )
+
+
 def _best(
-    stats: Mapping[str, PairedMoments], groups: Mapping[str, PermutationGroup], a: str, b: str
+    stats: Mapping[str, PairedMoments],
+    groups: Mapping[str, PermutationGroup],
+    a: str,
+    b: str,
+    by: str,
 ) -> tuple[float, dict[str, Permutation]]:
-    """Return the best sum of correlations between group `a` of network a and `b` of b.
+    """Return the best sum of likenesses between group `a` of network a and `b` of b.
 
     The two are one group, or stand in one place of two members of a group. With the sum come the
     permutations of `b`, and of those inside of it, that attain it.
@@ -98,12 +130,15 @@ def _best(
     if not groups[a].taps:
         return 0.0, {b: Permutation.identity(groups[b].size)}
     if not groups[a].inner:
-        corr, dead_a, dead_b = _group_correlation(stats, groups[a], groups[b])
-        order = assign(corr, dead_a, dead_b)
-        return float(corr[np.arange(len(corr)), order].sum()), {b: Permutation(order)}
+        score, dead_a, dead_b = likeness(stats, groups[a], groups[b], by)
+        order = assign(score, dead_a, dead_b)
+        return float(score[np.arange(len(score)), order].sum()), {b: Permutation(order)}
     pairs = [
         [
-            [_best(stats, groups, one, other) for one, other in zip(held_a, held_b, strict=True)]
+            [
+                _best(stats, groups, one, other, by)
+                for one, other in zip(held_a, held_b, strict=True)
+            ]
             for held_b in groups[b].inner
         ]
         for held_a in groups[a].inner
@@ -117,19 +152,19 @@ def _best(
     return float(scores[rows, order].sum()), found
 
 
-def _group_correlation(
-    stats: Mapping[str, PairedMoments], group: PermutationGroup, other: PermutationGroup
+def likeness(
+    stats: Mapping[str, PairedMoments], group: PermutationGroup, other: PermutationGroup, by: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean correlations of a group's members in a with another's in b, and the dead.
+    """Return how alike a group's members in a are to another's in b, and which of them are dead.
 
     Dead members are those that are dead at all taps.
     """
     taps = _choose_taps(stats, group)
-    corr = np.zeros((group.size, other.size))
+    alike = np.zeros((group.size, other.size))
     dead_a, dead_b = np.ones(group.size, dtype=bool), np.ones(other.size, dtype=bool)
     for tap in taps:
         moments, positions, others = stats[tap], group.taps[tap].numpy(), other.taps[tap].numpy()
-        at_tap = moments.corr.cpu().numpy()
+        at_tap = _matrix(moments, by).cpu().numpy()
         if max(positions.max(initial=-1), others.max(initial=-1)) >= min(at_tap.shape):
             raise ArchitectureMismatchError(
                 f"`stats` and `groups` must be of one architecture; tap {tap!r} has "
@@ -138,10 +173,17 @@ def _group_correlation(
                 "statistics"
             )
         for of_a, of_b in zip(positions.T, others.T, strict=True):
-            corr += at_tap[np.ix_(of_a, of_b)] / (positions.shape[1] * len(taps))
+            alike += at_tap[np.ix_(of_a, of_b)] / (positions.shape[1] * len(taps))
         dead_a &= moments.dead_a.cpu().numpy()[positions].all(axis=1)
         dead_b &= moments.dead_b.cpu().numpy()[others].all(axis=1)
-    return corr, dead_a, dead_b
+    return alike, dead_a, dead_b
+
+
+def _matrix(moments: PairedMoments, by: str) -> Tensor:
+    if by == "correlation":
+        return moments.corr
+    unit = (moments.var_a.mean() * moments.var_b.mean()).sqrt()
+    return moments.cov / unit if unit > 0 else moments.corr
 
 
 def _choose_taps(stats: Mapping[str, PairedMoments], group: PermutationGroup) -> list[str]:

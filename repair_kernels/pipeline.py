@@ -35,6 +35,7 @@ def repair(
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
+    match_by: str = "correlation",
     balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
@@ -61,6 +62,8 @@ def repair(
         taps: what to correct; names, patterns and kinds, see `calibrate`
         restore: "both", or the "std" or the "mean" alone; see `calibrate`
         batch_mean: average over batches as the published code does; see `calibrate`
+        match_by: what channels are matched by: "correlation" or "covariance" of activations (see
+            `match`), or correlations and "weights" together (see `weight_matching.py`)
         balance: which of b's scale symmetries are used before weights are averaged: "sign",
             "layer", "channel" or "none"; see `rk.balance`
         n_samples: how many images to use at most
@@ -90,7 +93,8 @@ def repair(
     device = choose_device(device, model_a)
     ranks = Ranks(process_group, device)
     told = {"alpha": alpha, "variant": variant, "taps": taps, "restore": restore}
-    told |= {"balance": balance, "assess": assess, "on_worse": on_worse, "add_bias": add_bias}
+    told |= {"match_by": match_by, "balance": balance, "assess": assess}
+    told |= {"on_worse": on_worse, "add_bias": add_bias}
     with preserved_rng(device), ranks.together("repair", **told):
         pair = align(
             model_a,
@@ -100,6 +104,7 @@ def repair(
             taps=taps,
             restore=restore,
             batch_mean=batch_mean,
+            match_by=match_by,
             balance=balance,
             n_samples=n_samples,
             device=device,
@@ -151,6 +156,7 @@ def sweep(
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
+    match_by: str = "correlation",
     balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
@@ -188,7 +194,7 @@ def sweep(
     device = choose_device(device, model_a)
     ranks = Ranks(process_group, device)
     told = {"alphas": points, "variants": chosen, "taps": taps, "restore": restore}
-    told |= {"balance": balance, "variance_ratios": variance_ratios}
+    told |= {"balance": balance, "match_by": match_by, "variance_ratios": variance_ratios}
     with preserved_rng(device), ranks.together("sweep", **told):
         pair = align(
             model_a,
@@ -198,6 +204,7 @@ def sweep(
             taps=taps,
             restore=restore,
             batch_mean=batch_mean,
+            match_by=match_by,
             balance=balance,
             n_samples=n_samples,
             device=device,

@@ -60,6 +60,7 @@ LAYERS = (
         "statistics",
         "channel_statistics",
         "matching",
+        "weight_matching",
         "interpolation",
         "folding",
         "scaling",

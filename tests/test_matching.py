@@ -53,6 +53,29 @@ def test_no_other_order_correlates_better(corr: np.ndarray) -> None:
     assert total(corr, matched(moments_of(corr))) == pytest.approx(best, abs=1e-12)
 
 
+@given(st.integers(0, 2**16), st.integers(1, 5))
+def test_covariances_bring_activations_closest(seed: int, c: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = (rng.normal(size=(9, c)) * rng.lognormal(0, 2, c) + 1 for _ in "ab")
+    d_a, d_b = a - a.mean(0), b - b.mean(0)
+    sums = (a.mean(0), (d_a**2).sum(0), b.mean(0), (d_b**2).sum(0), d_a.T @ d_b)
+    moments = rk.PairedMoments(len(a), *map(torch.from_numpy, sums))
+    found = rk.match({"tap": moments}, {"group": group_of(c)}, by="covariance")["group"].indices
+    distances = [((d_a - d_b[:, p]) ** 2).sum() for p in itertools.permutations(range(c))]
+    assert ((d_a - d_b[:, found.numpy()]) ** 2).sum() == pytest.approx(min(distances), rel=1e-9)
+
+
+def test_a_tap_without_variance_does_no_harm_to_covariances() -> None:
+    still = moments_of(np.zeros((3, 3)), dead_a=range(3), dead_b=range(3))
+    found = rk.match({"tap": still}, {"group": group_of(3)}, by="covariance")["group"]
+    assert found.indices.tolist() == [0, 1, 2]
+
+
+def test_what_channels_are_matched_by_is_one_of_two_things() -> None:
+    with pytest.raises(ArgumentError, match="by 'correlation' or 'covariance'; got 'weights'"):
+        rk.match({}, {}, by="weights")
+
+
 @given(st.integers(1, 6).flatmap(lambda n: arrays.arrays(float, (n, n), elements=CORRELATIONS)))
 def test_negative_correlations_are_matched_all_the_same(corr: np.ndarray) -> None:
     corr = -np.abs(corr)

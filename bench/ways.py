@@ -1,0 +1,135 @@
+"""Ways to merge a pair that differ from the default of `repair` in one choice or another."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import repair_kernels as rk  # noqa: E402
+from repair_kernels.alignment import AlignedPair  # noqa: E402
+from repair_kernels.balancing import balance_state  # noqa: E402
+from repair_kernels.graph import NetworkGraph, state_of  # noqa: E402
+from repair_kernels.matching import assign, likeness  # noqa: E402
+from repair_kernels.permutation import permute_state, tap_indices  # noqa: E402
+from repair_kernels.statistics import collect  # noqa: E402
+from repair_kernels.symmetry import PermutationGroup  # noqa: E402
+from repair_kernels.weight_matching import match_with_weights  # noqa: E402
+
+Permutations = Mapping[str, rk.Permutation]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to merge: the default of `repair`, but for what is named."""
+
+    variant: str = "distilled"
+    taps: str | tuple[str, ...] | None = None
+    matching: str = "all"
+    """Whose correlations are averaged: "all" activations and blocks that see a group, those of its
+    "stage", the "last" in that stage, or outputs of "layers"; "covariance": covariances at all of
+    them in place of correlations; "weights": the correlations and the cosines of weights; "again":
+    with those of b and the network that the first matching gave, merged and repaired."""
+    balance: str = "sign"
+    augmented: bool = False
+    """Whether the images are mirrored and shifted as in training."""
+    redrawn: bool = False
+    """Whether it is measured on further draws of the calibration images."""
+
+
+PAPER = Way("forward", matching="last", balance="none")
+FORWARD = Way("forward")
+WAYS = {
+    "aligned only": Way("none", redrawn=True),
+    "the paper's way": replace(PAPER, redrawn=True),
+    "… matched at layers' outputs": replace(PAPER, matching="layers"),
+    "… matched at activations of the stage": replace(PAPER, matching="stage"),
+    "… matched at all activations": replace(PAPER, matching="all"),
+    "… and signs turned (forward)": replace(FORWARD, redrawn=True),
+    "forward: matched by covariances": replace(FORWARD, matching="covariance", redrawn=True),
+    "forward: matched by weights as well, until stable": replace(
+        FORWARD, matching="weights", redrawn=True
+    ),
+    "forward: matched again after the first repair": replace(FORWARD, matching="again"),
+    "forward: scales of layers balanced": replace(FORWARD, balance="layer"),
+    "forward: scales of channels balanced": replace(FORWARD, balance="channel"),
+    "forward: layers corrected, not blocks": replace(FORWARD, taps="conv"),
+    "forward: augmented images": replace(FORWARD, augmented=True),
+    "sequential": Way("sequential"),
+    "BatchNorms reset": Way("reset_norm"),
+    "BatchNorms reset: augmented images": Way("reset_norm", augmented=True),
+    "distilled (default)": Way(redrawn=True),
+    "distilled: matched as in the paper": Way(matching="last", balance="none", redrawn=True),
+    "distilled: matched by covariances": Way(matching="covariance", redrawn=True),
+    "distilled: matched by weights as well": Way(matching="weights", redrawn=True),
+    "distilled: blocks corrected, too": Way(taps=("conv", "block")),
+    "distilled: augmented images": Way(augmented=True),
+}
+
+
+def groups_for(graph: NetworkGraph, matching: str) -> dict[str, PermutationGroup]:
+    """Return the groups, matched at other taps."""
+    if matching not in ("last", "stage", "layers"):
+        return graph.groups
+
+    def taps(group: PermutationGroup) -> tuple[str, ...]:
+        own = graph.tap(group.match_tap).channels
+        found = {
+            "last": (),
+            "stage": [tap for tap in group.match_taps if graph.tap(tap).channels == own],
+            "layers": [tap for tap in group.taps if graph.tap(tap).kind == "layer"],
+        }
+        return tuple(found[matching]) or (group.match_tap,)
+
+    return {name: replace(group, match_taps=taps(group)) for name, group in graph.groups.items()}
+
+
+def permutations_for(pair: AlignedPair, matching: str) -> Permutations | None:
+    """Match in another way; None where a way has no meaning."""
+    if matching == "covariance":
+        return rk.match(pair.stats, pair.graph.groups, by="covariance")
+    if matching == "weights":
+        states = pair.state_a, pair.state_plain
+        return match_with_weights(pair.stats, pair.graph.groups, *states, pair.permutations)
+    if matching == "again":
+        return match_again(pair)
+    return rk.match(pair.stats, groups_for(pair.graph, matching))
+
+
+def realigned(pair: AlignedPair, way: Way) -> AlignedPair | None:
+    """Return the pair, matched and balanced in another way; None where a way has no meaning."""
+    graph, permutations = pair.graph, permutations_for(pair, way.matching)
+    if permutations is None:
+        return None
+    permuted = permute_state(pair.state_plain, graph.groups, permutations)
+    balanced = balance_state(graph, pair.state_a, permuted, mode=way.balance)
+    widths = {tap: graph.tap(tap).channels for tap in pair.stats}
+    aligned = pair.stats.permuted_b(tap_indices(graph.groups, permutations, widths))
+    scales = {tap: scale for tap, scale in balanced.scales.items() if tap in aligned}
+    return replace(
+        pair,
+        state_b=balanced.state,
+        state_permuted=permuted,
+        aligned_stats=aligned.scaled_b(scales),
+        permutations=permutations,
+        taps=way.taps,
+        corrections={},
+    )
+
+
+def match_again(pair: AlignedPair) -> Permutations | None:
+    """Match b with the repaired network as well; None where its corrections stay outside."""
+    merged = replace(pair, taps="conv", corrections={}).merge(0.5, "forward")
+    if merged.explicit:
+        return None
+    taps, groups = pair.graph.all_match_taps, pair.graph.groups
+    state = state_of(merged.model)
+    stats = collect(pair.graph, state, pair.state_plain, pair.data, taps=taps, cross=taps)
+    found = {}
+    for name, group in groups.items():
+        both = [likeness(held, group, group, "correlation") for held in (pair.stats, stats)]
+        dead = (both[0][n] | both[1][n] for n in (1, 2))
+        found[name] = rk.Permutation(assign(both[0][0] + both[1][0], *dead))
+    return found
