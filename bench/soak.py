@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ def work(one: Round, shard: str, folder: Path, begun: Path | None) -> None:
 
 
 def shaken(
-    context: ForkServerContext, one: Round, shard: str, folder: Path, draw: random.Random
+    context: BaseContext, one: Round, shard: str, folder: Path, draw: random.Random
 ) -> dict[str, int]:
     """Work on a shard with processes that are killed; return how many, and what they left."""
     kills = torn = 0
@@ -208,7 +208,7 @@ def counted(stats: PairedStats, images: int) -> dict[str, int]:
     }
 
 
-def shake(context: ForkServerContext, one: Round, draw: random.Random) -> dict[str, Any]:
+def shake(context: BaseContext, one: Round, draw: random.Random) -> dict[str, Any]:
     """Do one round; return its row."""
     row = {**asdict(one), "kills": 0, "killed_while_writing": 0}
     with tempfile.TemporaryDirectory() as scratch:
@@ -240,14 +240,17 @@ def is_sound(row: dict[str, Any]) -> bool:
     return row["same_bits"] and row["counted"] == row["images"] and not any(map(row.get, names))
 
 
-def soak(minutes: float, *, seed: int = 0, rounds: int | None = None) -> list[dict[str, Any]]:
-    """Do rounds until the time is up, at least one."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.soak"])
+def soak(minutes: float, *, seed: int = 0, start: str = "fork") -> list[dict[str, Any]]:
+    """Do rounds until the time is up, at least one.
+
+    Args:
+        start: how processes are started; "fork" needs a process without threads
+    """
+    context = multiprocessing.get_context(start)
     draw = random.Random(seed)
     rows: list[dict[str, Any]] = []
     end = time.monotonic() + 60 * minutes
-    while not rows or (time.monotonic() < end and len(rows) != rounds):
+    while not rows or time.monotonic() < end:
         rows.append(shake(context, Round.drawn(draw), draw))
     return rows
 

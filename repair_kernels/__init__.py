@@ -9,7 +9,7 @@ from repair_kernels import errors
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.balancing import BalanceReport, BalanceResult, balance
 from repair_kernels.calibration import calibrate
-from repair_kernels.checkpoints import load_state_dict, save_state_dict
+from repair_kernels.checkpoints import load_metadata, load_state_dict, save_state_dict
 from repair_kernels.evaluation import Path
 from repair_kernels.explicit import load_merged
 from repair_kernels.graph import NetworkGraph, trace
@@ -57,6 +57,7 @@ __all__ = [
     "Path",
     "classifier_metrics",
     "load_state_dict",
+    "load_metadata",
     "save_state_dict",
     "load_merged",
     "errors",

@@ -251,7 +251,6 @@ def align(
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
     backend: str | None = None,
-    progress: bool = False,
     verify: bool = True,
     ranks: Ranks = ALONE,
 ) -> AlignedPair:
@@ -286,7 +285,6 @@ def align(
         cross=tuple(crossed),
         precision=precision,
         backend=backend,
-        progress=progress and ranks.is_first,
     )
     stats = merged_stats(own, ranks, overwrite=True)
     _warn_of_few_samples(graph, stats)
@@ -298,7 +296,7 @@ def align(
     widths = {tap: graph.tap(tap).channels for tap in stats}
     deviation = None
     if verify:
-        few = data.first[:VERIFIED_IMAGES]
+        few = data.example[:VERIFIED_IMAGES]
         deviation = function_deviation(graph, state_b, permuted, permutations, few)
     balanced = balance_state(graph, state_a, permuted, mode=balance)
     averages = None

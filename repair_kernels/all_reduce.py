@@ -72,12 +72,13 @@ def all_reduce(
 
 def merged_stats(stats: PairedStats, ranks: Ranks, *, overwrite: bool = False) -> PairedStats:
     """Return the statistics of all ranks' images; see `all_reduce`."""
-    everyone = ranks.exchange("images", (stats.n_images, bool(stats), stats.fingerprint))
+    said = (stats.n_images, len(stats) > 0, stats.fingerprint)
+    everyone = ranks.exchange("images", said)
     # A rank without data may not know the networks either.
     fingerprint = combined([held for _, has_taps, held in everyone if has_taps or held])
-    merged = merged_pairs(stats, ranks, overwrite=overwrite)
-    n_images = sum(seen for seen, _, _ in everyone)
-    return PairedStats(merged, n_images=n_images, fingerprint=fingerprint)
+    n_images = sum(count for count, _, _ in everyone)
+    pairs = merged_pairs(stats, ranks, overwrite=overwrite)
+    return PairedStats(pairs, n_images=n_images, fingerprint=fingerprint)
 
 
 def merged_channels(

@@ -17,6 +17,7 @@ from torch.nn import functional
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.output_losses import first_tensor
+from repair_kernels.progress import counted
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def endpoint_answers(
     placed = None
     n = 0
     with torch.no_grad():
-        for batch, is_asked in _or_else(data, example):
+        for batch, is_asked in _or_else(counted(data, "endpoints' answers"), example):
             placed = placed or [as_mapping(state, batch.device) for state in ends]
             images.append(batch.cpu())
             n += len(batch) if is_asked else 0

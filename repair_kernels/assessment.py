@@ -26,6 +26,7 @@ from repair_kernels.goals import Goal
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.moments import ChannelMoments
 from repair_kernels.output_losses import LossComparison, Losses
+from repair_kernels.progress import counted
 from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.running import RunningMoments
 from repair_kernels.taps import Tap
@@ -120,7 +121,7 @@ def assess(
     overflow, own, is_read = None, {}, False
     try:
         with torch.no_grad():
-            for batch, labels in data.labelled():
+            for batch, labels in counted(data.labelled(), "assessment", data.expected_images):
                 network = network or _Watched(graph, state, layers, views, goals, running, backend)
                 states = states or [as_mapping(s, batch.device) for s in (aligned, *ends)]
                 corrected = network.run(batch)

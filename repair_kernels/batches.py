@@ -4,7 +4,7 @@ The second item is the labels, if it is one class number per image.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import chain, islice
 from typing import Any
 
@@ -52,6 +52,14 @@ def labels_of(batch: Any, n: int) -> Tensor | None:
         return None
     is_integer = not labels.dtype.is_floating_point and not labels.dtype.is_complex
     return labels if is_integer and labels.dtype != torch.bool else None
+
+
+def images_in(batches: Iterable[Any]) -> int | None:
+    """Return how many images batches have, at most, where that is known before they are read."""
+    if isinstance(batches, list | tuple):
+        return sum(len(input_of(batch, number)) for number, batch in enumerate(batches))
+    size = getattr(batches, "batch_size", None)
+    return len(batches) * size if isinstance(batches, Sized) and isinstance(size, int) else None
 
 
 def check_samples(n_samples: int | None) -> None:
@@ -102,7 +110,7 @@ class Batches:
     """The inputs of an iterable of batches: checked, moved to a device, limited in number.
 
     Iterating goes over the data once more. `first` is looked at without losing it, also when the
-    data can be read only once.
+    data can be read only once; `example` are some images of it, the same on every rank.
     """
 
     def __init__(
@@ -117,6 +125,7 @@ class Batches:
         self.device = device
         self.n_samples = n_samples
         self._source = batches
+        self._n_batches = len(batches) if isinstance(batches, Sized) else 0
         self._pending: Iterator[Any] | None = iter(batches)
         taken = list(islice(self._pending, 1))
         if not taken:
@@ -124,21 +133,32 @@ class Batches:
                 "`batches` must hold at least one batch; it is empty; check the data loader"
             )
         self.first = input_of(taken[0], 0)
+        self.example = self.first[:EXAMPLES]
         self._pending = chain(taken, self._pending)
         self.is_repeatable = not isinstance(batches, Iterator)
         self._ranks: Ranks | None = None
+        self._counted: int | None = None
 
     def __len__(self) -> int:
         """Return the number of batches where the source knows it, else 0."""
         return len(self._source) if hasattr(self._source, "__len__") else 0  # type: ignore[arg-type]
 
+    @property
+    def expected_images(self) -> int | None:
+        """How many images a pass will see: at most, before the first pass; None: not known."""
+        if self._counted is not None:
+            return self._counted
+        known = images_in(self._source) or self._n_batches * len(self.first) or None
+        limits = [n for n in (known, self.n_samples) if n is not None]
+        return min(limits, default=None)
+
     def __iter__(self) -> Iterator[Tensor]:
         """Yield inputs on the device, each of the first one's shape but for the batch dimension."""
         return (x for x, _ in self.labelled())
 
-    def pieces(self) -> Iterator[Tensor]:
-        """Yield the same images in pieces that do not depend on where the batches end."""
-        return in_pieces(self, piece_size(self.first))
+    def pieces(self) -> "Pieces":
+        """Return the same images in pieces that do not depend on where the batches end."""
+        return Pieces(self)
 
     def labelled(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield inputs as iterating does, each with its class numbers where the batch has them."""
@@ -171,6 +191,7 @@ class Batches:
                 self._ranks.meet()
             if left == 0:
                 break
+        self._counted = n_images
         if self._ranks is not None:
             self._ranks.wait()
         elif n_images == 0:
@@ -189,10 +210,27 @@ class Batches:
         From now on all ranks read their parts at the same time, and wait for each other at the end.
 
         Args:
-            example: takes the place of `first`
+            example: the same images on every rank
             is_repeatable: whether all parts can be read more than once
         """
-        self.first, self.is_repeatable, self._ranks = example, is_repeatable, ranks
+        self.example, self.is_repeatable, self._ranks = example, is_repeatable, ranks
+        if len(self.first) == 0:
+            self.first = example
+
+
+class Pieces:
+    """The images of batches, in pieces of one size."""
+
+    def __init__(self, data: Batches):
+        self._data = data
+
+    @property
+    def expected_images(self) -> int | None:
+        """See `Batches`."""
+        return self._data.expected_images
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return in_pieces(self._data, piece_size(self._data.first))
 
 
 def open_batches(batches: Iterable[Any], n_samples: int | None, ranks: Ranks = ALONE) -> Batches:

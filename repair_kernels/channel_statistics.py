@@ -16,6 +16,7 @@ from repair_kernels.all_reduce import merged_channels
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.moments import ChannelMoments, PairedMoments
+from repair_kernels.progress import counted
 from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.running import RunningMoments
 from repair_kernels.taps import Tap
@@ -36,6 +37,7 @@ def collect_channels(
     networks: Sequence[str] | None = None,
     batch_mean: bool = False,
     backend: str | None = None,
+    stage: str = "calibration",
     ranks: Ranks = ALONE,
 ) -> list[dict[str, ChannelMoments]]:
     """Run weight sets over the data and return the moments of each of them at each tap.
@@ -48,6 +50,7 @@ def collect_channels(
         networks: what messages call each weight set; default: "merged"
         batch_mean: whether to average over batches instead, see `BatchAverages`
         backend: see `ops`
+        stage: what a progress bar calls this pass
         ranks: whose data it is; the moments are of all of it, those that `correct` gets of a batch
     Raises:
         CalibrationDataError: there is no batch
@@ -72,7 +75,7 @@ def collect_channels(
 
     placed = None
     with torch.no_grad():
-        for batch in data:
+        for batch in counted(data, stage):
             placed = placed or [as_mapping(state, batch.device) for state in states]
             for number, state in enumerate(placed):
                 execute(
@@ -139,6 +142,7 @@ def paired_averages(
         networks=("a", "b"),
         batch_mean=True,
         backend=backend,
+        stage="statistics by batch",
     )
     return {
         tap: PairedMoments(a[tap].n_samples, a[tap].mean, a[tap].m2, b[tap].mean, b[tap].m2)

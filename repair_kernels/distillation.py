@@ -31,6 +31,7 @@ from repair_kernels.errors import ArgumentError
 from repair_kernels.execution import as_mapping, execute
 from repair_kernels.goals import Goal
 from repair_kernels.graph import NetworkGraph, State
+from repair_kernels.progress import meter
 from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.taps import Tap
 
@@ -162,19 +163,21 @@ def distil(
     steps = recipe.epochs * len(shares)
     optimizer = torch.optim.Adam(moving.steps.values(), lr=recipe.learning_rate)
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
-    for _ in range(recipe.epochs):
-        order = fitted[torch.randperm(len(fitted), generator=generator)]
-        parts = order.split([own for own, _ in shares])
-        for index, (own, everyones) in zip(parts, shares, strict=True):
-            optimizer.zero_grad()
-            if own:
-                _backward(loss, index, own / everyones)
-            _add_up_gradients(list(moving.steps.values()), ranks)
-            optimizer.step()
-            schedule.step()
-        found = held_out_loss()
-        if found < best:
-            best, kept = found, moving.frozen()
+    with meter("distillation", recipe.epochs * len(fitted)) as done:
+        for _ in range(recipe.epochs):
+            order = fitted[torch.randperm(len(fitted), generator=generator)]
+            parts = order.split([own for own, _ in shares])
+            for index, (own, everyones) in zip(parts, shares, strict=True):
+                optimizer.zero_grad()
+                if own:
+                    _backward(loss, index, own / everyones)
+                _add_up_gradients(list(moving.steps.values()), ranks)
+                optimizer.step()
+                schedule.step()
+                done.update(own)
+            found = held_out_loss()
+            if found < best:
+                best, kept = found, moving.frozen()
     return {
         tap: ChannelAffine(scale.double(), shift.double(), start[tap].channel_dim)
         for tap, (scale, shift) in kept.items()

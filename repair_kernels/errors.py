@@ -54,6 +54,10 @@ class CompilationError(RepairKernelsError, RuntimeError):
     """`torch.compile` could not compile the networks on this machine."""
 
 
+class InsufficientMemoryError(RepairKernelsError, MemoryError):
+    """What is asked for does not fit into the memory of the device or the host."""
+
+
 class MissingExtraError(RepairKernelsError, ImportError):
     """An optional dependency is not installed."""
 

@@ -47,6 +47,7 @@ class Run:
     ):
         self.graph = graph
         self.device = batch.device
+        self.n_images = len(batch)
         self.dtype = dtype
         self._instead = graph.overwriting if overwrite and self.device.type == "cpu" else {}
         overwritten = graph.overwritten

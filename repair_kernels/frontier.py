@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from repair_kernels.execution import Run, as_mapping
 from repair_kernels.graph import NetworkGraph, State
+from repair_kernels.progress import Meter
 
 FREE_SHARE = 0.5
 """How much of a device's free memory may hold waiting pieces; the rest is for the one at work."""
@@ -34,18 +35,28 @@ class Frontier:
         data: pieces, on the device where to run; read once, when the frontier first advances
         budget: bytes of waiting values that may stay on the device; default: `FREE_SHARE` of what
             is free on a GPU when it first advances, and all of them on a CPU
+        done: where images are counted, at each advance in part
+        advances: how many there will be
     Attributes:
         held: bytes on the device
         spilled: bytes in host memory
     """
 
     def __init__(
-        self, graph: NetworkGraph, state: State, data: Iterable[Tensor], budget: int | None = None
+        self,
+        graph: NetworkGraph,
+        state: State,
+        data: Iterable[Tensor],
+        budget: int | None = None,
+        *,
+        done: Meter | None = None,
+        advances: int = 1,
     ):
         self._graph = graph
         self._state = state
         self._data: Iterable[Tensor] | None = data
         self._budget = budget
+        self._done, self._advances = done, max(1, advances)
         self._waiting: list[Waiting] = []
         self._shared: set[int] = set()
         self.held = self.spilled = 0
@@ -72,6 +83,8 @@ class Frontier:
             if nodes:
                 run.free(nodes[-1][1])
             self._wait(run)
+            if self._done is not None:
+                self._done.update(run.n_images / self._advances)
 
     def _pieces(self, waiting: list["Waiting"]) -> Iterator[Run]:
         """Yield each piece on the device, the first time as it is loaded."""

@@ -20,6 +20,7 @@ from repair_kernels.execution import Run
 from repair_kernels.folding.makers import running_statistics
 from repair_kernels.frontier import Change, Frontier, Schedule
 from repair_kernels.graph import NetworkGraph, State
+from repair_kernels.progress import meter
 from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.rules import argument
 from repair_kernels.sequential import Pooled
@@ -79,10 +80,11 @@ def reset_statistics(
     """
     check_has_norms(graph)
     found: State = {}
-    frontier = Frontier(graph, state, pieces, budget)
     placeholders = {source: name for name, source in graph.sources.items()}
     change: Change | None = None
-    with torch.no_grad():
+    images, norms = getattr(pieces, "expected_images", None), len(running_norms(graph))
+    with torch.no_grad(), meter("calibration", images) as done:
+        frontier = Frontier(graph, state, pieces, budget, done=done, advances=norms)
         for nodes, norm in _stretches(graph):
             module = norm.mean.rpartition(".")[0]
             pooled = Pooled(f"{module} (input)", 1, network, backend, ranks)

@@ -112,9 +112,11 @@ class NumberedBatches(ABC):
         shard: which part of it this is
         position: behind the last batch that was yielded
         total: how many images all shards have, once that is known
+        batch_size: images in a batch
     """
 
     fingerprint: str
+    batch_size: int
     total: int | None = None
 
     def __init__(self, shard: Shard):
@@ -177,6 +179,7 @@ class SeekableBatches(NumberedBatches):
     def __init__(self, batches: Seekable, shard: Shard, n_samples: int | None):
         super().__init__(shard)
         self._batches = batches
+        self.batch_size = batches.batch_size
         numbers = batches.numbers[:n_samples]
         self._numbers, self._own = numbers, shard.of(numbers)
         self.fingerprint = batches.source.fingerprint
@@ -186,7 +189,7 @@ class SeekableBatches(NumberedBatches):
 
     def go_to(self, position: Position) -> None:
         """Go on from a position that batches of this size reach in this shard."""
-        size, own = self._batches.batch_size, self._own
+        size, own = self.batch_size, self._own
         images = min(own.start + position.batches * size, own.stop)
         ranges = ((own.start, images),) if images > own.start else ()
         expected = Position(position.batches, images, ranges)
@@ -210,7 +213,7 @@ class SeekableBatches(NumberedBatches):
         return input_of(next(iter(one)), 0)
 
     def __len__(self) -> int:
-        return -(-(self._own.stop - self.position.images) // self._batches.batch_size)
+        return -(-(self._own.stop - self.position.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
         start, stop = self.position.images, self._own.stop
@@ -246,6 +249,7 @@ class StreamedBatches(NumberedBatches):
                 "`batches` must hold at least one batch; it is empty; check the data loader"
             )
         self._example = input_of(taken[0], 0)
+        self.batch_size = len(self._example)
         self._source = chain(taken, source)
         limit = "" if n_samples is None else f", {n_samples} images"
         digest = digest_of_tensors({"input": self._example})

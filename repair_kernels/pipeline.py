@@ -14,6 +14,7 @@ from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationWarning
 from repair_kernels.evaluation import Path
 from repair_kernels.matching import matched_correlation
+from repair_kernels.progress import shown
 from repair_kernels.ranks import Ranks
 from repair_kernels.repair_report import (
     RepairReport,
@@ -92,10 +93,11 @@ def repair(
     check_on_worse(on_worse)
     device = choose_device(device, model_a)
     ranks = Ranks(process_group, device)
+    is_shown = progress and ranks.is_first
     told = {"alpha": alpha, "variant": variant, "taps": taps, "restore": restore}
     told |= {"match_by": match_by, "balance": balance, "assess": assess}
     told |= {"on_worse": on_worse, "add_bias": add_bias}
-    with preserved_rng(device), ranks.together("repair", **told):
+    with preserved_rng(device), shown(is_shown), ranks.together("repair", **told):
         pair = align(
             model_a,
             model_b,
@@ -110,7 +112,6 @@ def repair(
             device=device,
             precision=precision,
             backend=backend,
-            progress=progress,
             verify=verify,
             ranks=ranks,
         )
@@ -193,9 +194,10 @@ def sweep(
         raise ArgumentError("`variants` must name at least one variant; it is empty; add 'none'")
     device = choose_device(device, model_a)
     ranks = Ranks(process_group, device)
+    is_shown = progress and ranks.is_first
     told = {"alphas": points, "variants": chosen, "taps": taps, "restore": restore}
     told |= {"balance": balance, "match_by": match_by, "variance_ratios": variance_ratios}
-    with preserved_rng(device), ranks.together("sweep", **told):
+    with preserved_rng(device), shown(is_shown), ranks.together("sweep", **told):
         pair = align(
             model_a,
             model_b,
@@ -210,7 +212,6 @@ def sweep(
             device=device,
             precision=precision,
             backend=backend,
-            progress=progress,
             verify=verify,
             ranks=ranks,
         )

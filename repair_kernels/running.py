@@ -67,6 +67,7 @@ class RunningMoments:
         self._batches = 0
         self._batch = self._empty_batch()
         self._products: dict[str, dict[str, Tensor]] = {}
+        self._place: torch.device | None = None
         self._n: dict[Key, int] = {}
         self._places: list[Place] = []
         self._slices: dict[Key, slice] = {}
@@ -90,9 +91,9 @@ class RunningMoments:
         products = self._products.setdefault(tap, {})
         for name, total in held.items():
             if name not in products:
-                products[name] = total.clone()
+                products[name] = total.to(self._place or total.device, copy=True)
             elif products[name] is not total:
-                products[name].add_(total)
+                products[name].add_(total.to(products[name].device))
 
     def _empty_batch(self) -> list[dict[Key, tuple[int, ChannelSums]]]:
         """Return one dict per network: networks may be added to side by side."""
@@ -112,8 +113,13 @@ class RunningMoments:
         a, b = (self._batch[network].get((tap, network)) for network in (0, 1))
         return None if a is None or b is None else (a[1], b[1])
 
-    def onto(self, tap: str, c_a: int, c_b: int, device: torch.device) -> Tensor:
-        """Return the sums of products between two networks so far, for `cross` to be added to."""
+    def onto(self, tap: str, c_a: int, c_b: int, device: torch.device) -> Tensor | None:
+        """Return the sums of products between two networks so far, for `cross` to be added to.
+
+        None where they are kept on another device: the sums of a batch are brought there.
+        """
+        if self._place not in (None, device):
+            return None
         products = self._products.setdefault(tap, {})
         if "cross" not in products:
             products["cross"] = torch.zeros(c_a, c_b, dtype=torch.float64, device=device)
@@ -152,6 +158,14 @@ class RunningMoments:
             for (key, count), end in zip(channels.items(), ends, strict=True)
         }
 
+    def keep_products_on(self, device: torch.device) -> None:
+        """Keep the sums of products, the largest of all totals, on a device of their own."""
+        self._place = device
+        self._products = {
+            tap: {name: total.to(device) for name, total in held.items()}
+            for tap, held in self._products.items()
+        }
+
     def state(self) -> RunningState:
         """Return what `resumed` goes on from, after the last batch; tensors are not copied.
 
@@ -166,16 +180,16 @@ class RunningMoments:
     def resumed(
         cls, networks: Sequence[str], state: RunningState, device: torch.device
     ) -> "RunningMoments":
-        """Go on from a state, to the same bits as without a stop; its tensors are written over."""
+        """Go on from a state, to the same bits as without a stop; its tensors are written over.
+
+        The sums of products stay where they are; see `keep_products_on`.
+        """
         running = cls(networks)
         if state.batches:
             running._lay_out(state.channels)
             running._n, running._batches = dict(state.n), state.batches
             running._mean, running._m2 = state.mean.to(device), state.m2.to(device)
-            running._products = {
-                tap: {name: total.to(device) for name, total in held.items()}
-                for tap, held in state.products.items()
-            }
+            running._products = {tap: dict(held) for tap, held in state.products.items()}
         return running
 
     def _merge(self, n: dict[Key, int], mean: Tensor, m2: Tensor) -> None:
@@ -202,6 +216,7 @@ class RunningMoments:
     def _spread(self, products: dict[str, Tensor], a: Tensor, b: Tensor, weight: float) -> None:
         """Add to sums of products what the difference of the means contributes."""
         for name, total in products.items():
+            a, b = a.to(total.device), b.to(total.device)
             if name == "cross":
                 total.addr_(a, b, alpha=weight)
             elif name == "diagonal":
@@ -232,7 +247,12 @@ class RunningMoments:
         return ChannelMoments(self._n[tap, network], self._mean[own].clone(), self._m2[own].clone())
 
     def pair(self, tap: str) -> PairedMoments:
-        """Return the moments of networks 0 and 1 at a tap, after the last batch."""
-        a, b = self.channels(tap, 0), self.channels(tap, 1)
-        products = {"cross": None, **self._products.get(tap, {})}
+        """Return the moments of networks 0 and 1 at a tap, after the last batch.
+
+        They are where sums of products are kept.
+        """
+        home = self._place or self._mean.device
+        a, b = self.channels(tap, 0).to(home), self.channels(tap, 1).to(home)
+        held = {name: total.to(home) for name, total in self._products.get(tap, {}).items()}
+        products = {"cross": None, **held}
         return PairedMoments(a.n_samples, a.mean, a.m2, b.mean, b.m2, **products)

@@ -18,6 +18,7 @@ from repair_kernels.frontier import Change, Frontier, Schedule
 from repair_kernels.goals import Affine, Goal, affine_to_goal
 from repair_kernels.graph import NetworkGraph, State
 from repair_kernels.moments import ChannelMoments
+from repair_kernels.progress import meter
 from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.running import RunningMoments
 from repair_kernels.taps import Tap
@@ -49,9 +50,10 @@ def correct_in_order(
         NonFiniteActivationError: naming the tap and the piece
     """
     found: dict[str, Affine] = {}
-    frontier = Frontier(graph, state, pieces, budget)
     change: Change | None = None
-    with torch.no_grad():
+    images = getattr(pieces, "expected_images", None)
+    with torch.no_grad(), meter("calibration", images) as done:
+        frontier = Frontier(graph, state, pieces, budget, done=done, advances=len(goals))
         for nodes, tap in _stretches(graph, goals):
             pooled = Pooled(tap.name, tap.channel_dim, network, backend, ranks)
             frontier.advance(nodes, tap.node, pooled.read, change)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from repair_kernels import ops
 from repair_kernels.all_reduce import merged_stats
@@ -27,8 +26,10 @@ from repair_kernels.graph import (
     state_of,
 )
 from repair_kernels.identity import identify
+from repair_kernels.memory_plan import plan_memory
 from repair_kernels.numbered import NumberedBatches, Seekable, Shard, numbered
 from repair_kernels.paired_stats import PairedStats
+from repair_kernels.progress import counted, shown
 from repair_kernels.ranks import Ranks
 from repair_kernels.resuming import Checkpointing, Passage, ResumablePassage
 from repair_kernels.side_by_side import side_by_side
@@ -51,6 +52,7 @@ def compute_stats(
     process_group: Any = None,
     shard: Shard | str | None = None,
     checkpointing: Checkpointing | None = None,
+    totals: str = "auto",
     progress: bool = False,
 ) -> PairedStats:
     """Compute both networks' channel moments and cross-correlations in one pass over the data.
@@ -82,13 +84,17 @@ def compute_stats(
         checkpointing: where to keep the pass on its way, so that after a kill it goes on to the
             same bits (on the same kind of machine, with as many threads); with a group, each rank
             has a file of its own
-        progress: whether to show a progress bar; of several ranks the first one does
+        totals: where the sums of products are kept: on the "device", or on the "host", which takes
+            a copy of each batch's; "auto": on the host if they do not fit on the device
+        progress: whether to show images per second and time left, on standard error; of several
+            ranks the first one does
     Returns:
-        `PairedMoments` by tap name, float64, on the device
+        `PairedMoments` by tap name, float64, on the device, or on the host if totals are there
     Raises:
         ArchitectureMismatchError, NonFiniteWeightError, NonFiniteActivationError,
-        CalibrationDataError, GraphCaptureError, CompilationError, ArgumentError; FailedRankError
-        or LostRankError where another rank failed, or is gone
+        CalibrationDataError, GraphCaptureError, CompilationError, ArgumentError,
+        InsufficientMemoryError; FailedRankError or LostRankError where another rank failed, or is
+        gone
     Source:
         REPAIR (Jordan et al., 2023), §2.2 and §4
     Example:
@@ -99,12 +105,14 @@ def compute_stats(
     """
     device = choose_device(device, model_a)
     ranks = Ranks(process_group, device)
+    told = {"taps": taps, "cross": cross, "joint": joint, "shard": shard and str(shard)}
     is_numbered = shard is not None or isinstance(batches, Seekable)
-    told = {"taps": taps, "cross": cross, "joint": joint}
-    with preserved_rng(device), ranks.together("compute_stats", **told):
+    is_shown = progress and ranks.is_first
+    with preserved_rng(device), shown(is_shown), ranks.together("compute_stats", **told):
         part: NumberedBatches | None = None
         if is_numbered or checkpointing is not None:
-            data, part = _open_part(batches, shard, n_samples, ranks)
+            part = _own_part(batches, shard, n_samples, ranks)
+            data = open_batches([] if part is None else [part.example], None, ranks)
         else:
             data = open_batches(batches, n_samples, ranks)
         graph = capture_pair(model_a, model_b, data, ranks)
@@ -124,7 +132,7 @@ def compute_stats(
             options["shard"] = str(part.shard)
             passage = ResumablePassage(checkpointing, part, fingerprint, options, device)
         try:
-            data = data if part is None else _rest_of(part, data.first, ranks)
+            data = data if part is None else _rest_of(part, data.example, ranks)
             data.device = device
             stats = collect(
                 graph,
@@ -136,7 +144,7 @@ def compute_stats(
                 precision=precision,
                 backend=backend,
                 compile=compile,
-                progress=progress and ranks.is_first,
+                totals=totals,
                 passage=passage,
             )
         except EmptyDataError:
@@ -147,23 +155,25 @@ def compute_stats(
             fingerprint = replace(fingerprint, coverage=part.coverage)
         else:
             fingerprint = replace(fingerprint, data=None)
-        known = fingerprint if stats or part is not None else None
-        stats = PairedStats(stats, n_images=stats.n_images, fingerprint=known)
-        return merged_stats(stats, ranks, overwrite=True)
+        is_known = part is not None or not is_numbered  # A rank without data says nothing of it.
+        own = PairedStats(
+            stats, n_images=stats.n_images, fingerprint=fingerprint if is_known else None
+        )
+        return merged_stats(own, ranks, overwrite=True)
 
 
-def _open_part(
+def _own_part(
     batches: Iterable[Any], shard: Shard | str | None, n_samples: int | None, ranks: Ranks
-) -> tuple[Batches, NumberedBatches | None]:
-    """Return an example of the data, and the part of it to count; None: this rank has no data."""
+) -> NumberedBatches | None:
+    """Return this rank's batches with their numbers; None if it has none and others may have."""
     try:
         part = numbered(batches, shard=shard, n_samples=n_samples)
-        example = [part.example]
+        part.example  # noqa: B018
     except EmptyDataError:
         if ranks.size == 1:
             raise
-        part, example = None, []
-    return open_batches(example, None, ranks), part
+        return None
+    return part
 
 
 def _rest_of(part: NumberedBatches, example: Tensor, ranks: Ranks) -> Batches:
@@ -191,7 +201,7 @@ def collect(
     precision: str = "tf32x3",
     backend: str | None = None,
     compile: bool = False,
-    progress: bool = False,
+    totals: str = "auto",
     passage: Passage | None = None,
 ) -> PairedStats:
     """Run two weight sets over the data in lockstep; return their moments at `taps`.
@@ -201,12 +211,26 @@ def collect(
         diagonal: where only those of paired channels are
         joint: whether products within each network are kept, too, at the taps of `cross`
         compile: whether to compile both networks with their statistics
+        totals: where sums of products are kept
         passage: what was counted before, to be gone on with
     """
     crossed, diagonals = set(cross), set(diagonal) - set(cross)
     together = [tap for tap in taps if tap in crossed | diagonals]
     passage = passage or Passage()
     running = passage.running
+    products = _products(taps, crossed, diagonals, joint)
+    device = data.device or data.first.device
+    plan = plan_memory(
+        graph,
+        (state_a, state_b),
+        data.first,
+        products,
+        device=device,
+        totals=totals,
+        compile=compile,
+    )
+    plan.check()
+    running.keep_products_on(torch.device("cpu") if plan.on_host else device)
 
     def read_both(tap: Tap, values: list[Tensor]) -> None:
         a, b = values
@@ -236,14 +260,11 @@ def collect(
 
     states = compiled = None
     weights: list[Tensor] = []
-    with torch.no_grad(), side_by_side(2, data.device or torch.device("cpu")) as for_each:
-        for batch in tqdm(
-            data, total=len(data) or None, disable=not progress, desc="statistics", unit="batch"
-        ):
+    with torch.no_grad(), side_by_side(2, device) as for_each:
+        for batch in counted(data, "statistics"):
             states = states or [as_mapping(state, batch.device) for state in (state_a, state_b)]
             # Compiled for the first batch's size, which a pass that goes on may not meet at first.
             if compile and compiled is None and passage.first_size in (None, len(batch)):
-                products = _products(taps, crossed, diagonals, joint)
                 compiled = CompiledPair(
                     graph, batch, products, precision=precision, backend=backend
                 )

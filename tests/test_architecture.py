@@ -13,7 +13,7 @@ PACKAGE = ROOT / "repair_kernels"
 
 # From the ground up: a module imports from rows above it in this table, or from its left.
 LAYERS = (
-    ("errors", "atomic", "version"),
+    ("errors", "atomic", "progress", "version"),
     ("reference", "kernels"),
     ("ops", "library"),
     (
@@ -47,6 +47,7 @@ LAYERS = (
         "parts",
         "batches",
         "numbered",
+        "memory_plan",
         "checkpoint_file",
         "resuming",
         "affine",

@@ -8,6 +8,7 @@ from repair_kernels.errors import (
     CompilationError,
     FunctionChangedError,
     GraphCaptureError,
+    InsufficientMemoryError,
     NonFiniteActivationError,
     NonFiniteWeightError,
     RepairKernelsError,
@@ -16,6 +17,8 @@ from repair_kernels.errors import (
 
 
 def test_every_error_is_also_the_builtin_that_fits() -> None:
+    assert issubclass(InsufficientMemoryError, MemoryError)
+    assert issubclass(InsufficientMemoryError, RepairKernelsError)
     for error in (GraphCaptureError, CompilationError, FunctionChangedError):
         assert issubclass(error, RuntimeError)
         assert issubclass(error, RepairKernelsError)

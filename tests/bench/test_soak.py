@@ -1,5 +1,6 @@
 """Processes that are killed at random moments lose no image, double none, and change no bit."""
 
+import multiprocessing
 import random
 from dataclasses import replace
 
@@ -16,7 +17,8 @@ def test_a_pass_killed_again_and_again_ends_in_the_same_bits(kind, monkeypatch) 
     monkeypatch.setattr(
         soak.Round, "drawn", lambda draw: soak.Round(kind, 1, images=4000, batch_size=16, every=1)
     )
-    (row,) = soak.soak(0, seed=1)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["bench.soak"])
+    (row,) = soak.soak(0, seed=1, start="forkserver")
     assert row["kills"] >= 1
     assert row["same_bits"]
     assert (row["counted"], row["lost"], row["doubled"], row["leftovers"]) == (4000, 0, 0, 0)

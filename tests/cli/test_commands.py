@@ -5,41 +5,16 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
-from repair_kernels.checkpoints import load_state_dict, save_state_dict
+from repair_kernels.checkpoints import load_state_dict
 from repair_kernels.cli import main
 from repair_kernels.cli.demo import demo_table
-from repair_kernels.cli.sources import keyword_arguments
+from repair_kernels.cli.networks import keyword_arguments
 from repair_kernels.evaluation import Path
 from repair_kernels.paired_stats import PairedStats
+from tests.command_lines import mlp
 
 pytestmark = pytest.mark.usefixtures("torch_backend")
-
-BUILD = ["--model", "models.mlp:MLP", "--model-arg", "depth=2", "--model-arg", "width=8"]
-BUILD += ["--model-arg", "in_features=12", "--model-arg", "classes=3"]
-
-
-def mlp(seed: int) -> nn.Module:
-    from models.mlp import MLP
-
-    torch.manual_seed(seed)
-    return MLP(2, 8, in_features=12, classes=3)
-
-
-@pytest.fixture
-def pair(tmp_path):
-    """Write two checkpoints and labelled data; return the options that name them."""
-    for name, seed in (("a", 0), ("b", 1)):
-        save_state_dict(mlp(seed).state_dict(), tmp_path / f"{name}.safetensors")
-    generator = torch.Generator().manual_seed(2)
-    data = {
-        "inputs": torch.randn(60, 12, generator=generator),
-        "labels": torch.randint(3, (60,), generator=generator),
-    }
-    torch.save(data, tmp_path / "data.pt")
-    options = ["--a", str(tmp_path / "a.safetensors"), "--b", str(tmp_path / "b.safetensors")]
-    return [*BUILD, *options, "--data", str(tmp_path / "data.pt"), "--batch-size", "25", "--quiet"]
 
 
 def test_merge_writes_a_checkpoint_of_the_original_architecture(pair, tmp_path, capsys):
@@ -59,7 +34,7 @@ def test_merge_writes_where_the_network_came_from(pair, tmp_path):
     with safe_open(output, framework="pt") as file:
         made = file.metadata()
     assert (made["alpha"], made["variant"]) == ("0.25", "sequential")
-    assert json.loads(made["sources"])[0].endswith("a.safetensors")
+    assert json.loads(made["sources"])[0]["path"].endswith("a.safetensors")
 
 
 def test_merge_at_alpha_0_is_network_a(pair, tmp_path):
@@ -91,7 +66,7 @@ def test_what_is_restored_is_an_option(pair, tmp_path, capsys, command):
     options = ["--restore", "std", "--tap", "conv", "--batch-mean", "--variant", "forward"]
     options += ["--no-plot"] if command == "sweep" else ["--no-assess"]
     assert main([command, *pair, *options, "-o", str(tmp_path / "out.safetensors")]) == 0
-    assert main([command, *pair, "--variant", "reset_norm", "-o", str(tmp_path / "out")]) == 1
+    assert main([command, *pair, "--variant", "reset_norm", "-o", str(tmp_path / "no.pt")]) == 1
     assert "has no BatchNorm" in capsys.readouterr().err
 
 
@@ -138,7 +113,7 @@ def test_data_can_come_from_a_callable(pair, tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     at = pair.index("--data")
-    options = [*pair[:at], "--data", "my_data:batches", "--data-arg", "n=7", "--quiet"]
+    options = [*pair[:at], "--data", "my_data:batches", "--data-arg", "n=7"]
     assert main(["stats", *options, "-o", "stats"]) == 0
     assert PairedStats.load("stats").n_images == 14
 
@@ -200,7 +175,12 @@ def test_an_unwritable_output_is_explained(pair, tmp_path, capsys):
     assert "absent" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "stats", "merge-stats", "match", "merge", "sweep", "demo"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("", "stats", "merge-stats", "match", "merge", "sweep", "inspect", "demo", "completion"),
+    ],
+)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as error:
         main([*command.split(), "--help"])
