@@ -227,7 +227,6 @@ class AlignedPair:
                 affines=[corrections.affines for _, corrections in merged],
                 networks=[f"merged at alpha {alpha:g}" for alpha in share],
                 backend=self.backend,
-                stage="variances",
                 ranks=self.ranks,
             )
             for alpha, found in zip(share, seen, strict=True):
@@ -267,7 +266,7 @@ def align(
     check_batch_mean(batch_mean, variants, ranks)
     device = choose_device(device, model_a)
     data = _open(batches, n_samples, variants, ranks)
-    graph = capture_pair(model_a, model_b, data)
+    graph = capture_pair(model_a, model_b, data, ranks)
     if "reset_norm" in variants:
         check_has_norms(graph)
     data.device = device
@@ -297,7 +296,7 @@ def align(
     widths = {tap: graph.tap(tap).channels for tap in stats}
     deviation = None
     if verify:
-        few = data.first[:VERIFIED_IMAGES]
+        few = data.example[:VERIFIED_IMAGES]
         deviation = function_deviation(graph, state_b, permuted, permutations, few)
     balanced = balance_state(graph, state_a, permuted, mode=balance)
     averages = None

@@ -118,7 +118,7 @@ def assess(
     running = RunningMoments(["corrected"])
     comparison = LossComparison(alpha)
     network, states = None, []
-    overflow, own = None, {}
+    overflow, own, is_read = None, {}, False
     try:
         with torch.no_grad():
             for batch, labels in counted(data.labelled(), "assessment", data.expected_images):
@@ -130,9 +130,12 @@ def assess(
                 if not comparison.takes(outputs[0], labels):
                     outputs += execute(graph, states[1:], batch)
                 comparison.add(corrected, outputs, labels)
+        is_read = True
         own = {tap: running.channels(tap) for tap in goals if network is not None}
     except NonFiniteActivationError as error:
         overflow = str(error)
+    if not is_read:
+        ranks.wait()
     for said in ranks.exchange("overflow", overflow):
         if said is not None:
             return Assessment({}, None, said, False)

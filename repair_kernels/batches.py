@@ -110,7 +110,7 @@ class Batches:
     """The inputs of an iterable of batches: checked, moved to a device, limited in number.
 
     Iterating goes over the data once more. `first` is looked at without losing it, also when the
-    data can be read only once.
+    data can be read only once; `example` are some images of it, the same on every rank.
     """
 
     def __init__(
@@ -133,10 +133,11 @@ class Batches:
                 "`batches` must hold at least one batch; it is empty; check the data loader"
             )
         self.first = input_of(taken[0], 0)
+        self.example = self.first[:EXAMPLES]
         self._pending = chain(taken, self._pending)
         self.is_repeatable = not isinstance(batches, Iterator)
+        self._ranks: Ranks | None = None
         self._counted: int | None = None
-        self._may_be_empty = False
 
     def __len__(self) -> int:
         """Return the number of batches where the source knows it, else 0."""
@@ -186,10 +187,14 @@ class Batches:
             n_images += len(x)
             if len(x):
                 yield self._placed(x), None if labels is None else self._placed(labels)
+            if self._ranks is not None:
+                self._ranks.meet()
             if left == 0:
                 break
         self._counted = n_images
-        if n_images == 0 and not self._may_be_empty:
+        if self._ranks is not None:
+            self._ranks.wait()
+        elif n_images == 0:
             raise EmptyDataError(
                 "`batches` must hold at least one image; all batches are empty; check the data "
                 "loader"
@@ -199,15 +204,18 @@ class Batches:
         x = x.detach()
         return x if self.device is None else x.to(self.device, non_blocking=True)
 
-    def share(self, example: Tensor, is_repeatable: bool) -> None:
+    def share(self, example: Tensor, is_repeatable: bool, ranks: Ranks) -> None:
         """Be one rank's part of data that others have parts of: there may be no images in it.
 
+        From now on all ranks read their parts at the same time, and wait for each other at the end.
+
         Args:
-            example: takes the place of `first`
+            example: the same images on every rank
             is_repeatable: whether all parts can be read more than once
         """
-        self.first, self.is_repeatable = example, is_repeatable
-        self._may_be_empty = True
+        self.example, self.is_repeatable, self._ranks = example, is_repeatable, ranks
+        if len(self.first) == 0:
+            self.first = example
 
 
 class Pieces:
@@ -262,7 +270,7 @@ def open_batches(batches: Iterable[Any], n_samples: int | None, ranks: Ranks = A
     example = ranks.from_rank(teller, mine)
     if own is None:
         own = Batches([example[:0]])
-    own.share(example, all(is_repeatable for _, is_repeatable in everyone))
+    own.share(example, all(is_repeatable for _, is_repeatable in everyone), ranks)
     return own
 
 

@@ -91,7 +91,7 @@ def calibrate(
     told |= {"stats": stats is not None, "add_bias": add_bias, "on_worse": on_worse}
     with preserved_rng(device), ranks.together("calibrate", **told):
         data = open_batches(batches, n_samples, ranks)
-        graph = capture_pair(model_a, model_b, data)
+        graph = capture_pair(model_a, model_b, data, ranks)
         data.device = device
         chosen = correction_taps(graph, variant, taps)
         if variant == "reset_norm":

@@ -95,13 +95,9 @@ def repair(
     ranks = Ranks(process_group, device)
     is_shown = progress and ranks.is_first
     told = {"alpha": alpha, "variant": variant, "taps": taps, "restore": restore}
-    told |= {"balance": balance, "assess": assess, "on_worse": on_worse, "add_bias": add_bias}
-    told |= {"match_by": match_by}
-    with (
-        preserved_rng(device),
-        shown(is_shown),
-        ranks.together("repair", **told),
-    ):
+    told |= {"match_by": match_by, "balance": balance, "assess": assess}
+    told |= {"on_worse": on_worse, "add_bias": add_bias}
+    with preserved_rng(device), shown(is_shown), ranks.together("repair", **told):
         pair = align(
             model_a,
             model_b,
@@ -200,7 +196,7 @@ def sweep(
     ranks = Ranks(process_group, device)
     is_shown = progress and ranks.is_first
     told = {"alphas": points, "variants": chosen, "taps": taps, "restore": restore}
-    told |= {"balance": balance, "variance_ratios": variance_ratios, "match_by": match_by}
+    told |= {"balance": balance, "match_by": match_by, "variance_ratios": variance_ratios}
     with preserved_rng(device), shown(is_shown), ranks.together("sweep", **told):
         pair = align(
             model_a,

@@ -5,6 +5,7 @@ They are downloaded once, into torch.hub's folder, and checked against the hash 
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def published_weights(reference: str, *, progress: bool = False) -> Path:
     """
     name = reference.removeprefix(PREFIX)
     try:
-        from torchvision.models import get_weight  # pyright: ignore[reportMissingImports]
+        models = importlib.import_module("torchvision.models")
     except (ImportError, RuntimeError) as error:  # built for another torch, it fails at an operator
         raise MissingExtraError(
             f"published weights need torchvision; importing it failed: {error}; install the "
@@ -42,7 +43,7 @@ def published_weights(reference: str, *, progress: bool = False) -> Path:
             "file"
         ) from error
     try:
-        url = get_weight(name).url
+        url = models.get_weight(name).url
     except (ValueError, KeyError, AttributeError) as error:
         raise ArgumentError(
             f"expected the name of published weights, such as {EXAMPLE}; torchvision has no "

@@ -2,14 +2,18 @@
 
 Each rank works on its own images and meets the others now and then, in the same order. In front of
 every sum they exchange messages, and a rank that has failed since the last one sends its error
-instead: then all of them end, each with an error. A rank that is gone without a word ends the
-others as soon as torch.distributed sees it: with Gloo when its connection closes, at the latest
-after the group's timeout. NCCL sees nothing, and kills the process after its timeout: there the
-messages go through a Gloo group of the same ranks, and tell who is gone in front of every sum.
+instead: then all of them end, each with an error. During a pass over the data they meet once a
+minute, so that none works or waits for long after another one failed.
+
+A rank that is gone without a word ends the others as soon as torch.distributed sees it: with Gloo
+when its connection closes, at the latest after the group's timeout. NCCL sees nothing, and kills
+the process after its timeout: there the messages go through a Gloo group of the same ranks, and
+tell who is gone in front of every sum.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +27,8 @@ from repair_kernels.errors import ArgumentError, FailedRankError, LostRankError,
 
 BUFFER_BYTES = 64 * 2**20
 """The most that is sent at once: what a sum takes beside the tensors that are added up."""
+MEETING_SECONDS = 60.0
+"""How long a rank works on its data at most before it looks after the others."""
 Message = TypeVar("Message")
 
 
@@ -57,6 +63,7 @@ class Ranks:
         self._group = group
         self._talk: dist.ProcessGroup | None = group
         self.device = device
+        self._met_at = time.monotonic()
         self.rank, self.size = 0, 1
         if group is None:
             return
@@ -98,6 +105,24 @@ class Ranks:
         self._check_same([said.topic for said in everyone])
         return [said.message for said in everyone]  # type: ignore[misc]
 
+    def meet(self) -> None:
+        """Look after the others, if it is time; called between two batches.
+
+        Raises:
+            FailedRankError, LostRankError: as by `exchange`
+        """
+        if self.size > 1 and time.monotonic() - self._met_at >= MEETING_SECONDS:
+            self.exchange("batches", False)
+
+    def wait(self) -> None:
+        """Wait until all have read their batches, however long that takes.
+
+        Raises:
+            FailedRankError, LostRankError: as by `exchange`
+        """
+        while self.size > 1 and not all(self.exchange("batches", True)):
+            pass
+
     @contextmanager
     def together(self, call: str, **arguments: object) -> Iterator[None]:
         """Do something that ends well on all ranks, or on none.
@@ -126,7 +151,7 @@ class Ranks:
         """Add tensors up over all ranks, in their own memory; every rank gets the same bits.
 
         The first rank adds up and broadcasts. All are sent as one, in parts of `BUFFER_BYTES`: on
-        the current CUDA device with NCCL, through the CPU with any other backend. Exchange messages
+        the ranks' CUDA devices with NCCL, through the CPU with any other backend. Exchange messages
         right before: then no rank is left waiting for one that failed.
 
         Args:
@@ -136,7 +161,8 @@ class Ranks:
         """
         if self._group is None or self.size == 1:
             return
-        travel = "cuda" if dist.get_backend(self._group) == "nccl" else "cpu"
+        is_nccl = dist.get_backend(self._group) == "nccl"
+        travel = (self.device or torch.device("cuda")) if is_nccl else torch.device("cpu")
         first = dist.get_global_rank(self._group, 0)
         for views in _parts([tensor.view(-1) for tensor in tensors]):
             buffer = torch.cat(views).to(travel)
@@ -182,6 +208,7 @@ class Ranks:
         everyone: list = [None] * self.size
         with self._answering():
             dist.all_gather_object(everyone, said, group=self._talk)
+        self._met_at = time.monotonic()
         return everyone
 
     def _check_same(self, said: Sequence[str]) -> None:

@@ -115,7 +115,7 @@ def compute_stats(
             data = open_batches([] if part is None else [part.example], None, ranks)
         else:
             data = open_batches(batches, n_samples, ranks)
-        graph = capture_pair(model_a, model_b, data)
+        graph = capture_pair(model_a, model_b, data, ranks)
         chosen = graph.resolve(taps, graph.default_taps)
         crossed = graph.resolve(cross, graph.match_taps)
         if cross not in (None, "all"):
@@ -132,7 +132,7 @@ def compute_stats(
             options["shard"] = str(part.shard)
             passage = ResumablePassage(checkpointing, part, fingerprint, options, device)
         try:
-            data = data if part is None else Batches(part)
+            data = data if part is None else _rest_of(part, data.example, ranks)
             data.device = device
             stats = collect(
                 graph,
@@ -174,6 +174,18 @@ def _own_part(
             raise
         return None
     return part
+
+
+def _rest_of(part: NumberedBatches, example: Tensor, ranks: Ranks) -> Batches:
+    """Return what is to be counted yet; there may be nothing if there are other ranks."""
+    if ranks.size == 1:
+        return Batches(part)
+    try:
+        rest = Batches(part)
+    except EmptyDataError:
+        rest = Batches([example[:0]])
+    rest.share(example, rest.is_repeatable, ranks)
+    return rest
 
 
 def collect(

@@ -176,7 +176,7 @@ def correct_distilled(merged: Interpolated) -> list[Corrections]:
     See `distillation.py`. All images are held in memory, and alphas take turns.
     """
     starts = correct_forward(merged)
-    example = merged.data.first[:1].to(merged.data.device)
+    example = merged.data.example[:1].to(merged.data.device)
     answers = endpoint_answers(merged.graph, merged.ends, merged.data.pieces(), example)
     each = zip(merged.states, merged.alphas, merged.goals(), starts, strict=True)
     return [

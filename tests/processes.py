@@ -1,5 +1,6 @@
 """Real processes for tests, which meet over Gloo and share nothing but a folder."""
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +28,8 @@ def run_ranks(work: Callable[..., None], folder: Path, *, join: bool = True) -> 
 
 
 def meet(rank: int, folder: Path, timeout: float = 60) -> None:
-    """Be one rank of the default group."""
+    """Be one rank of the default group, whose ops run in plain PyTorch."""
+    os.environ.pop("TRITON_INTERPRET", None)
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import repair_kernels as rk
 from repair_kernels.errors import RepairKernelsError
+from repair_kernels.images import SyntheticImages
 from tests.networks import PLAIN
 from tests.processes import WORLD, meet, run_ranks
 
@@ -64,6 +65,15 @@ def swept(batches: list[Tensor], group: object) -> rk.Path:
     )
 
 
+def numbered(batches: list[Tensor], group: Any) -> rk.PairedStats:
+    """Statistics of a source's images, which say which ones they are of."""
+    source = SyntheticImages(N, 6)
+    own = source.indices(group.rank(), group.size()) if group else range(N)
+    loader = source.loader(5, start=own.start, stop=own.stop if batches else own.start)
+    networks = (PLAIN.network(seed) for seed in (0, 1))
+    return rk.compute_stats(*networks, loader, process_group=group)
+
+
 def poisoned(batches: list[Tensor], group: object) -> None:
     statistics([batch * float("nan") for batch in batches], group)
 
@@ -81,6 +91,7 @@ CALLS: dict[str, Callable] = {
     **{variant: functools.partial(calibrated, variant) for variant in VARIANTS},
     "repair": repaired,
     "sweep": swept,
+    "numbered": numbered,
 }
 
 
@@ -97,6 +108,9 @@ FAILURES: dict[str, Callable] = {
     "batch_mean": lambda own, group: rk.calibrate(
         *pair(), own, batch_mean=True, process_group=group
     ),
+    "weights": lambda own, group: rk.calibrate(
+        PLAIN.network(2 + (len(own) > 3)).double(), pair()[1], own, process_group=group
+    ),
     "nothing": lambda own, group: statistics([], group),
     "shapes": lambda own, group: statistics([b[..., :5] for b in own] if own[5:] else own, group),
 }
@@ -111,7 +125,7 @@ def work(rank: int, folder: Path) -> None:
             continue
         own = images(*SHARES[size][rank : rank + 2])
         for name, call in CALLS.items():
-            if size == 3 or name in ("stats", "sequential"):
+            if size == 3 or name == "stats" or (name, size) == ("sequential", 2):
                 (folder / f"{name} {size} {rank}").write_bytes(pickle.dumps(call(own, group)))
     own = images(*SHARES[3][rank : rank + 2])
     for name, call in FAILURES.items():
@@ -201,6 +215,13 @@ def test_a_path_is_that_of_one_process(folder: Path) -> None:
         assert ours == pytest.approx(theirs, rel=1e-6)
 
 
+def test_statistics_of_numbered_images_say_which_all_ranks_have_seen(folder: Path) -> None:
+    coverage = {stats.fingerprint.coverage for stats in found(folder, "numbered")}
+    # The first rank has no images, so those of its share are missing.
+    assert [each.ranges for each in coverage] == [((16, 48),)]
+    assert alone("numbered").fingerprint.coverage.ranges == ((0, 48),)
+
+
 def said(folder: Path, name: str) -> list[str]:
     return [(folder / f"{name} {rank}").read_text() for rank in range(WORLD)]
 
@@ -223,6 +244,10 @@ def test_an_error_on_one_rank_is_an_error_on_all(folder: Path, name: str, own: s
     ("name", "words"),
     [
         ("batch_mean", "ArgumentError: `batch_mean` averages over the batches of one process"),
+        (
+            "weights",
+            "StatisticsMismatchError: all ranks must have the same two networks; the weights",
+        ),
         ("nothing", "EmptyDataError: `batches` must hold at least one image on some rank"),
         ("shapes", "CalibrationDataError: all ranks must have inputs of one shape and dtype; rank"),
     ],

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -60,6 +61,46 @@ def talks_beside(ranks: Ranks) -> list[int]:
     return [*found, beside, ranks._talk is ranks._group]
 
 
+def works(ranks: Ranks) -> list[int]:
+    """Passes of other lengths on each rank, which meet after every batch."""
+    done = 0
+    with meeting_every(0), ranks.together("work"):
+        for _ in range([3, 0, 11][ranks.rank]):
+            done += 1
+            ranks.meet()
+        ranks.wait()
+        return ranks.exchange("counts", done)
+
+
+def fails_early(ranks: Ranks) -> None:
+    """The last rank fails at its second batch; the others have no end of them."""
+    with meeting_every(0), ranks.together("work"):
+        for batch in range(1000):
+            if (ranks.rank, batch) == (2, 1):
+                raise RepairKernelsError(f"no such image in batch {batch}")
+            ranks.meet()
+        raise AssertionError("nobody said that rank 2 has failed")
+
+
+def works_long(seconds: float, ranks: Ranks) -> list[str]:
+    """Work for longer than the group's timeout, in batches that take less."""
+    with meeting_every(0.3), ranks.together("work"):
+        for _ in range(round(seconds / 0.2)):
+            time.sleep(0.2)
+            ranks.meet()
+        ranks.wait()
+        return ranks.exchange("names", "through")
+
+
+@contextmanager
+def meeting_every(seconds: float) -> Iterator[None]:
+    before, ranks_module.MEETING_SECONDS = ranks_module.MEETING_SECONDS, seconds
+    try:
+        yield
+    finally:
+        ranks_module.MEETING_SECONDS = before
+
+
 def meet_at(topic: str, ranks: Ranks) -> None:
     ranks.exchange(topic, 1)
 
@@ -74,6 +115,8 @@ CASES: dict[str, Callable[[Ranks], object]] = {
     "adds up": adds_up,
     "from rank": lambda ranks: ranks.from_rank(1, torch.eye(2) if ranks.rank == 1 else None),
     "talks beside": talks_beside,
+    "works": works,
+    "fails early": fails_early,
     "fails": lambda ranks: fails_on(1, ranks),
     "fails at the end": lambda ranks: fails_at_the_end(2, ranks),
     "arguments": lambda ranks: call_with(0.5 if ranks.rank else 0.4, ranks),
@@ -89,6 +132,8 @@ def work(rank: int, folder: Path) -> None:
         (folder / f"{name} {rank}").write_text(told(lambda case=case: case(everyone)))
     late = dist.new_group([0, 1], timeout=timedelta(seconds=TIMEOUT))
     if rank < 2:
+        patient = told(lambda: works_long((TIMEOUT + 1) * rank, Ranks(late)))
+        (folder / f"patient {rank}").write_text(patient)
         start = time.monotonic()
         said = told(lambda: is_late(TIMEOUT + 1.5 if rank else 0, Ranks(late)))
         (folder / f"late {rank}").write_text(said)
@@ -136,9 +181,24 @@ def test_beside_nccl_messages_have_a_group_of_their_own(folder: Path) -> None:
     assert said(folder, "talks beside") == ["[0, 1, 2, True, True]"] * 3
 
 
+def test_passes_of_any_lengths_end_together(folder: Path) -> None:
+    assert said(folder, "works") == ["[3, 0, 11]"] * 3
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_may_wait_for_longer_than_the_timeout_while_others_work(
+    folder: Path, rank: int
+) -> None:
+    assert (folder / f"patient {rank}").read_text() == "['through', 'through']"
+
+
 @pytest.mark.parametrize(
     ("case", "culprit", "cause"),
-    [("fails", 1, "no such image"), ("fails at the end", 2, "no space left")],
+    [
+        ("fails", 1, "no such image"),
+        ("fails early", 2, "no such image in batch 1"),
+        ("fails at the end", 2, "no space left"),
+    ],
 )
 def test_an_error_of_one_rank_ends_all_and_is_told(
     folder: Path, case: str, culprit: int, cause: str
