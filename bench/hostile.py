@@ -117,7 +117,7 @@ def texts(trap: Path) -> dict[str, bytes]:
         **payloads(trap),
         "deep lists": b'{"weight_map": ' + b"[" * DEEP,
         "deep tables": b"a" + b".a" * DEEP + b" = 1",
-        "deep tables of a usual size": b"a" + b".a" * 16_000 + b" = 1",
+        "deep tables of a usual size": b"a" + b".a" * 4_000 + b" = 1",
         "outside": json.dumps({"weight_map": {"weight": "../../../etc/passwd"}}).encode(),
         "itself": json.dumps({"weight_map": {"weight": "model.safetensors.index.json"}}).encode(),
         "long number": b'{"weight_map": ' + b"9" * DEEP + b"}",

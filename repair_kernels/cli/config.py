@@ -28,8 +28,8 @@ else:
 
 OPTION = "--config"
 NOT_IN_FILES = ("config", "help")
-LARGEST = 2**15
-"""In bytes. Keys of many parts take a TOML parser the square of their number."""
+LARGEST = 2**13
+"""In bytes. Keys of many parts take a TOML parser time and memory as the square of their number."""
 
 
 def with_file(whole: argparse.ArgumentParser, arguments: list[str]) -> list[str]:

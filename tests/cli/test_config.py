@@ -91,7 +91,7 @@ def test_what_is_there_already_need_not_be_on_the_command_line(tmp_path: Path) -
         ("alpha = ", "is no TOML"),
         (
             "a" + ".a" * 50_000 + " = 1",
-            "has 100,005 bytes, and options fit into 32,768; name a file",
+            "has 100,005 bytes, and options fit into 8,192; name a file",
         ),
     ],
 )
