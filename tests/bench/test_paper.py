@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -32,18 +33,29 @@ def _torch_backend() -> Iterator[None]:
         yield
 
 
+@dataclass
+class Smoke:
+    """Smoke runs into one folder, each made when it is asked for first; endpoints are shared."""
+
+    out: Path
+    ends: Path
+
+    def rows(self, name: str) -> list[dict]:
+        file = self.out / f"{name}-smoke.json"
+        if not file.is_file():
+            folders = ["--out", str(self.out), "--endpoints", str(self.ends)]
+            assert main(["--size", "smoke", "--device", "cpu", "--only", name, *folders]) == 0
+        return read_rows(file)
+
+
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Return the results of a smoke run of every experiment that trains, and its endpoints."""
-    out, ends = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("endpoints")
-    arguments = ["--size", "smoke", "--device", "cpu", "--out", str(out), "--endpoints", str(ends)]
-    assert main([*arguments, "--only", *TRAINED]) == 0
-    return out, ends
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
+    return Smoke(tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("endpoints"))
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_every_experiment_measures_all_its_ways(name: str, folders: tuple[Path, Path]) -> None:
-    rows = read_rows(folders[0] / f"{name}-smoke.json")
+def test_every_experiment_measures_all_its_ways(name: str, smoke: Smoke) -> None:
+    rows = smoke.rows(name)
     points = [point for point in EXPERIMENTS[name].points if "smoke" in point.sizes]
     assert [(row["series"], row["x"]) for row in rows] == [(p.series, p.x) for p in points]
     for row, point in zip(rows, points, strict=True):
@@ -58,25 +70,25 @@ def test_every_experiment_measures_all_its_ways(name: str, folders: tuple[Path, 
 
 
 def test_what_is_measured_is_left_alone_and_endpoints_are_shared(
-    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+    smoke: Smoke, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    out, ends = folders
+    out, ends, first = smoke.out, smoke.ends, smoke.rows("filters")
     before = (out / "filters-smoke.json").stat().st_mtime_ns
     arguments = ["--size", "smoke", "--device", "cpu", "--only", "filters"]
     assert main([*arguments, "--out", str(out), "--endpoints", str(ends)]) == 0
     assert "is there already" in capsys.readouterr().out
     assert (out / "filters-smoke.json").stat().st_mtime_ns == before
     assert main([*arguments, "--out", str(tmp_path), "--endpoints", str(ends)]) == 0
-    assert "epoch" not in capsys.readouterr().out  # Trained for the experiment on curves.
-    again, first = (read_rows(folder / "filters-smoke.json") for folder in (tmp_path, out))
+    assert "epoch" not in capsys.readouterr().out  # Trained already.
+    again = read_rows(tmp_path / "filters-smoke.json")
     assert again[0]["filters"] == first[0]["filters"]
 
 
 def test_a_row_with_other_endpoints_takes_the_place_of_the_old_one(
-    folders: tuple[Path, Path], tmp_path: Path
+    smoke: Smoke, tmp_path: Path
 ) -> None:
     arguments = ["--size", "smoke", "--device", "cpu", "--only", "mlp_width"]
-    arguments += ["--out", str(tmp_path), "--endpoints", str(folders[1])]
+    arguments += ["--out", str(tmp_path), "--endpoints", str(smoke.ends)]
     assert main(arguments) == 0
     assert main([*arguments, "--epochs", "2"]) == 0
     [row] = read_rows(tmp_path / "mlp_width-smoke.json")
@@ -112,7 +124,7 @@ def test_without_time_nothing_is_run_and_what_is_left_is_said(
 
 
 def test_a_point_that_fails_keeps_no_other_from_being_run(
-    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+    smoke: Smoke, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     def fail_at_5(recipe, *arguments, **given):
         if recipe.options["depth"] > 1:
@@ -120,7 +132,7 @@ def test_a_point_that_fails_keeps_no_other_from_being_run(
         return trained(recipe, *arguments, **given)
 
     arguments = ["--size", "smoke", "--device", "cpu", "--only", "mlp_depth"]
-    arguments += ["--out", str(tmp_path), "--endpoints", str(folders[1])]
+    arguments += ["--out", str(tmp_path), "--endpoints", str(smoke.ends)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.paper.sources.trained", fail_at_5)
         assert main(arguments) == 1
@@ -164,17 +176,17 @@ def test_a_key_knows_the_recipe_the_images_and_the_precision() -> None:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_every_experiment_is_drawn(name: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_every_experiment_is_drawn(name: str, smoke: Smoke, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     file = tmp_path / "picture.png"
-    draw(name, "full", read_rows(folders[0] / f"{name}-smoke.json"), file)
+    draw(name, "full", smoke.rows(name), file)
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_document_tells_every_experiment_and_what_was_not_run(
-    folders: tuple[Path, Path],
+    smoke: Smoke,
 ) -> None:
-    rows = {name: read_rows(folders[0] / f"{name}-smoke.json") for name in TRAINED}
+    rows = {name: smoke.rows(name) for name in ("mlp_depth", "vgg_depth", "split_data")}
     text = report.document(
         {
             "mlp_depth": {"full": rows["mlp_depth"]},
