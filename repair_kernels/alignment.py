@@ -227,6 +227,7 @@ class AlignedPair:
                 affines=[corrections.affines for _, corrections in merged],
                 networks=[f"merged at alpha {alpha:g}" for alpha in share],
                 backend=self.backend,
+                stage="variances",
                 ranks=self.ranks,
             )
             for alpha, found in zip(share, seen, strict=True):
