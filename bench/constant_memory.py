@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from bench.provenance import provenance, write_rows  # noqa: E402
 from bench.statistics_memory import resident  # noqa: E402
-from repair_kernels.resuming import Checkpointing  # noqa: E402
-from repair_kernels.statistics import compute_stats  # noqa: E402
+from repair_kernels.statistics.collecting import compute_stats  # noqa: E402
+from repair_kernels.statistics.resuming import Checkpointing  # noqa: E402
 
 SHAPE = (3, 8, 8)
 BATCH = 250

@@ -24,8 +24,8 @@ from unittest import mock
 import torch.distributed as dist
 from torch import Tensor
 
-from repair_kernels.all_reduce import all_reduce
-from repair_kernels.paired_stats import PairedStats
+from repair_kernels.statistics.all_reduce import all_reduce
+from repair_kernels.statistics.paired_stats import PairedStats
 
 PASSES = {
     "reduce": 1,

@@ -37,7 +37,7 @@ from models.resnet import imagenet_resnet18, imagenet_resnet50  # noqa: E402
 from repair_kernels import kernels  # noqa: E402
 from repair_kernels.kernels import devices  # noqa: E402
 from repair_kernels.moments import PairedMoments  # noqa: E402
-from repair_kernels.paired_stats import PairedStats  # noqa: E402
+from repair_kernels.statistics.paired_stats import PairedStats  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
 NETWORKS = {

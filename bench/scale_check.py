@@ -41,8 +41,8 @@ from bench.provenance import provenance, write_rows  # noqa: E402
 from bench.workload import Operator, OperatorCount  # noqa: E402
 from models.resnet import cifar_resnet, imagenet_resnet18, imagenet_resnet50  # noqa: E402
 from repair_kernels.batches import Batches  # noqa: E402
-from repair_kernels.graph import NetworkGraph, state_of  # noqa: E402
-from repair_kernels.statistics import collect  # noqa: E402
+from repair_kernels.graph.network import NetworkGraph, state_of  # noqa: E402
+from repair_kernels.statistics.collecting import collect  # noqa: E402
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ResNet20, 64 images of 32 px": (lambda: cifar_resnet(20), (64, 3, 32, 32)),

@@ -32,10 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.provenance import provenance, write_rows  # noqa: E402
 from repair_kernels.atomic import remove_leftovers  # noqa: E402
-from repair_kernels.paired_stats import PairedStats  # noqa: E402
-from repair_kernels.parts import merge_files  # noqa: E402
-from repair_kernels.resuming import Checkpointing  # noqa: E402
-from repair_kernels.statistics import compute_stats  # noqa: E402
+from repair_kernels.statistics.collecting import compute_stats  # noqa: E402
+from repair_kernels.statistics.paired_stats import PairedStats  # noqa: E402
+from repair_kernels.statistics.parts import merge_files  # noqa: E402
+from repair_kernels.statistics.resuming import Checkpointing  # noqa: E402
 
 BUCKETS = 8
 NUMBER = BUCKETS

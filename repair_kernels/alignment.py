@@ -8,26 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from repair_kernels.all_reduce import merged_stats
-from repair_kernels.assembly import MergedNetwork, assemble
-from repair_kernels.assessment import Assessment, assess
 from repair_kernels.balancing import BalanceReport, balance_state
 from repair_kernels.batches import Batches, open_batches
-from repair_kernels.channel_statistics import collect_channels, paired_averages
-from repair_kernels.endpoints import capture_pair, choose_device
-from repair_kernels.errors import ArgumentError, CalibrationDataError, CalibrationWarning
-from repair_kernels.evaluation import Path, variance_ratio
-from repair_kernels.goals import check_restore, goal
-from repair_kernels.graph import NetworkGraph, State, state_of
-from repair_kernels.interpolation import interpolate_states
-from repair_kernels.matching import check_match_by, match
-from repair_kernels.moments import PairedMoments
-from repair_kernels.norm_reset import check_has_norms
-from repair_kernels.paired_stats import PairedStats
-from repair_kernels.permutation import Permutation, permute_state, tap_indices
-from repair_kernels.ranks import ALONE, Ranks
-from repair_kernels.statistics import collect
-from repair_kernels.variants import (
+from repair_kernels.calibration.assembly import MergedNetwork, assemble
+from repair_kernels.calibration.assessment import Assessment, assess
+from repair_kernels.calibration.channel_statistics import collect_channels, paired_averages
+from repair_kernels.calibration.goals import check_restore, goal
+from repair_kernels.calibration.norm_reset import check_has_norms
+from repair_kernels.calibration.variants import (
     READS_DATA,
     VARIANTS,
     Corrections,
@@ -35,7 +23,19 @@ from repair_kernels.variants import (
     correct,
     correction_taps,
 )
-from repair_kernels.verification import function_deviation
+from repair_kernels.endpoints import capture_pair, choose_device
+from repair_kernels.errors import ArgumentError, CalibrationDataError, CalibrationWarning
+from repair_kernels.evaluation import Path, variance_ratio
+from repair_kernels.graph.network import NetworkGraph, State, state_of
+from repair_kernels.graph.permutation import Permutation, permute_state, tap_indices
+from repair_kernels.graph.verification import function_deviation
+from repair_kernels.interpolation import interpolate_states
+from repair_kernels.matching import check_match_by, match
+from repair_kernels.moments import PairedMoments
+from repair_kernels.ranks import ALONE, Ranks
+from repair_kernels.statistics.all_reduce import merged_stats
+from repair_kernels.statistics.collecting import collect
+from repair_kernels.statistics.paired_stats import PairedStats
 from repair_kernels.weight_matching import match_with_weights
 
 WITH_WEIGHTS = ("weights",)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from repair_kernels.batches import Batches
-from repair_kernels.digests import digest_of_tensors
 from repair_kernels.errors import (
     ArchitectureMismatchError,
     ArgumentError,
@@ -16,7 +15,7 @@ from repair_kernels.errors import (
     NonFiniteWeightError,
     StatisticsMismatchError,
 )
-from repair_kernels.graph import (
+from repair_kernels.graph.network import (
     NetworkGraph,
     State,
     check_same_architecture,
@@ -25,6 +24,7 @@ from repair_kernels.graph import (
     trace,
 )
 from repair_kernels.ranks import ALONE, Ranks
+from repair_kernels.statistics.digests import digest_of_tensors
 
 
 def capture_pair(

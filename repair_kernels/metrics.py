@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from repair_kernels.batches import images_in
 from repair_kernels.errors import CalibrationDataError
-from repair_kernels.graph import evaluating
+from repair_kernels.graph.network import evaluating
 from repair_kernels.progress import counted
 
 

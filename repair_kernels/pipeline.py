@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from repair_kernels.alignment import AlignedPair, Evaluate, align
-from repair_kernels.assessment import check_on_worse
+from repair_kernels.calibration.assessment import check_on_worse
+from repair_kernels.calibration.variants import check_variant
 from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationWarning
 from repair_kernels.evaluation import Path
@@ -23,7 +24,6 @@ from repair_kernels.repair_report import (
     report_warnings,
     unlike_scales,
 )
-from repair_kernels.variants import check_variant
 
 
 def repair(

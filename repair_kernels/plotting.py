@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from repair_kernels.evaluation import Path
-    from repair_kernels.permutation import Permutation
+    from repair_kernels.graph.permutation import Permutation
 
 # How pictures call the ways of merging, and the colours that these have in every picture.
 VARIANT_LABELS = {

@@ -1,7 +1,7 @@
 """Pages link to files of the repository, which are no pages: the built guide names them instead.
 
-    [overwriting.py](../repair_kernels/overwriting.py)  ->  `repair_kernels/overwriting.py`
-    [the table](../bench/eager.py)                      ->  the table (`bench/eager.py`)
+    [ops.py](../repair_kernels/ops.py)          ->  `repair_kernels/ops.py`
+    [the table](../bench/eager.py)              ->  the table (`bench/eager.py`)
 
 On a repository's web page such links work as they are. A link to what is not there is a warning,
 and so ends the build.

@@ -6,7 +6,7 @@ from typing import Any
 
 from repair_kernels.alignment import WITH_WEIGHTS
 from repair_kernels.balancing import MODES
-from repair_kernels.goals import RESTORE
+from repair_kernels.calibration.goals import RESTORE
 from repair_kernels.images.preprocessing import NAMED
 from repair_kernels.matching import MATCH_BY
 

@@ -16,10 +16,10 @@ from repair_kernels.cli.processes import Process
 from repair_kernels.cli.provenance import readable
 from repair_kernels.cli.results import Result
 from repair_kernels.errors import ArgumentError
-from repair_kernels.graph import trace
+from repair_kernels.graph.network import trace
 from repair_kernels.moments.pairs import SUMS
-from repair_kernels.paired_stats import PairedStats
-from repair_kernels.statistics_file import FORMAT
+from repair_kernels.statistics.paired_stats import PairedStats
+from repair_kernels.statistics.statistics_file import FORMAT
 
 
 def add(commands: Any) -> None:

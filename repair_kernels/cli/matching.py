@@ -12,9 +12,9 @@ from repair_kernels.cli.files import check_output
 from repair_kernels.cli.networks import load_models
 from repair_kernels.cli.processes import Process
 from repair_kernels.cli.results import Result
-from repair_kernels.graph import trace
+from repair_kernels.graph.network import trace
 from repair_kernels.matching import MATCH_BY, match, matched_correlation
-from repair_kernels.paired_stats import PairedStats
+from repair_kernels.statistics.paired_stats import PairedStats
 
 
 def add(commands: Any) -> None:

@@ -4,7 +4,8 @@ import argparse
 import json
 from typing import Any
 
-from repair_kernels.assessment import ON_WORSE
+from repair_kernels.calibration.assessment import ON_WORSE
+from repair_kernels.calibration.variants import VARIANTS
 from repair_kernels.checkpoints import save_state_dict
 from repair_kernels.checkpoints.writing import check_suffix
 from repair_kernels.cli import arguments
@@ -15,7 +16,6 @@ from repair_kernels.cli.processes import Process
 from repair_kernels.cli.provenance import made_by, readable, sources
 from repair_kernels.cli.results import Result
 from repair_kernels.pipeline import repair
-from repair_kernels.variants import VARIANTS
 
 CHOSEN = (
     *("match_by", "balance", "tap", "restore", "batch_mean"),

@@ -12,9 +12,9 @@ from repair_kernels.cli.processes import Process
 from repair_kernels.cli.results import Result
 from repair_kernels.errors import ArgumentError
 from repair_kernels.images import ImageLoader
-from repair_kernels.parts import merge_files
-from repair_kernels.resuming import Checkpointing
-from repair_kernels.statistics import compute_stats
+from repair_kernels.statistics.collecting import compute_stats
+from repair_kernels.statistics.parts import merge_files
+from repair_kernels.statistics.resuming import Checkpointing
 
 
 def run_stats(options: argparse.Namespace, process: Process) -> Result:

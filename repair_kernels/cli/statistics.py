@@ -4,7 +4,7 @@ from typing import Any
 
 from repair_kernels.cli import arguments
 from repair_kernels.cli.shards import run_merge_stats, run_stats
-from repair_kernels.memory_plan import PLACES
+from repair_kernels.statistics.memory_plan import PLACES
 
 
 def add(commands: Any) -> None:

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from repair_kernels.calibration.variants import VARIANTS
 from repair_kernels.cli import arguments
 from repair_kernels.cli.data import load_data, load_test_data
 from repair_kernels.cli.files import check_output_folder
@@ -11,7 +12,6 @@ from repair_kernels.cli.processes import Process
 from repair_kernels.cli.results import Result
 from repair_kernels.metrics import classifier_metrics
 from repair_kernels.pipeline import sweep
-from repair_kernels.variants import VARIANTS
 
 CURVES = ("barrier.csv", "variance_collapse.csv")
 PICTURES = ("barrier.png", "variance_collapse.png")

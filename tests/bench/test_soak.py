@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import soak
-from repair_kernels.statistics import compute_stats
+from repair_kernels.statistics.collecting import compute_stats
 
 
 @pytest.mark.parametrize("kind", ["source", "iterator"])

@@ -11,7 +11,7 @@ from repair_kernels.cli import main
 from repair_kernels.cli.demo import demo_table
 from repair_kernels.cli.networks import keyword_arguments
 from repair_kernels.evaluation import Path
-from repair_kernels.paired_stats import PairedStats
+from repair_kernels.statistics.paired_stats import PairedStats
 from tests.command_lines import mlp
 
 pytestmark = pytest.mark.usefixtures("torch_backend")
@@ -84,7 +84,9 @@ def test_the_permuted_network_is_verified_unless_told_otherwise(
 ):
     stats, permutations = tmp_path / "stats", tmp_path / "permutations.json"
     main(["stats", *pair, "-o", str(stats)])
-    monkeypatch.setattr("repair_kernels.verification.MARGIN", 0.0)  # Not even rounding passes.
+    monkeypatch.setattr(
+        "repair_kernels.graph.verification.MARGIN", 0.0
+    )  # Not even rounding passes.
     match = ["match", *pair, "--stats", str(stats), "-o", str(permutations)]
     for command in (match, ["merge", *pair, "-o", str(tmp_path / "merged.safetensors")]):
         assert main(command) == 1

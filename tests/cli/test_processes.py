@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from repair_kernels.cli import main
-from repair_kernels.paired_stats import PairedStats
+from repair_kernels.statistics.paired_stats import PairedStats
 from tests.cli.test_endings import ENVIRONMENT
 
 SIZE = 2

@@ -5,7 +5,7 @@ import torch
 
 from repair_kernels.checkpoints import save_state_dict
 from repair_kernels.cli import main
-from repair_kernels.paired_stats import PairedStats
+from repair_kernels.statistics.paired_stats import PairedStats
 from tests.networks import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("torch_backend")
