@@ -165,13 +165,3 @@ def test_a_link_to_a_file_that_is_not_there_ends_the_build(caplog):
     assert not caplog.records
     hook["on_page_markdown"]("[x](../bench/gone.py)", page, config)
     assert "repair.md links to ../bench/gone.py, which is not there" in caplog.text
-
-
-def test_a_page_without_a_place_in_the_guide_comes_last(tmp_path):
-    hook = runpy.run_path(str(DOCS / "site_hooks" / "unlisted_pages.py"))
-    for page in ("index.md", "listed.md", "new.md"):
-        (tmp_path / page).touch()
-    nav = [{"Start": "index.md"}, {"More to know": [{"Listed": "listed.md"}]}]
-    config = hook["on_config"]({"docs_dir": str(tmp_path), "nav": nav})
-    assert config["nav"] == [*nav, {"More": ["new.md"]}]
-    assert hook["on_config"](config)["nav"] == config["nav"]
