@@ -13,13 +13,17 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	if $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
 	>/dev/null 2>&1; then echo $$python; break; fi; done)
 
-.PHONY: demo test test-floors lint clean help
+.PHONY: demo test test-floors lint docs clean help
 
 demo: $(STAMP)  ## merge the embedded pair of networks; results in demo/
 	$(BIN)/repair-kernels demo
 
 test: lint  ## lint, types and tests
 	$(BIN)/python -m pytest -n $(JOBS) --benchmark-disable
+
+docs: $(STAMP)  ## the user guide, in site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "The guide is in site/index.html."
 
 lint: $(STAMP)  ## ruff and basedpyright
 	$(BIN)/ruff check .
@@ -37,11 +41,11 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 		echo "Install one (Debian, Ubuntu: apt-get install python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
 		exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[plot,dev]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[plot,images,dev,docs]'
 	@touch $@
 
 clean:  ## remove the environment, caches and the demo's output
-	rm -rf $(VENV) .venv-floors demo build dist .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-floors demo site build dist .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list

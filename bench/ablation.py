@@ -141,6 +141,7 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=3, help="sets of them (default: 3)")
     parser.add_argument("--most", type=int, default=5000, help="most images of the counts")
     parser.add_argument("--ways", nargs="+", choices=WAYS, help="(default: all)", metavar="WAY")
+    parser.add_argument("--counts", action="store_true", help="with --ways: the counts as well")
     options = parser.parse_args()
     ways = WAYS if options.ways is None else {label: WAYS[label] for label in options.ways}
     kept = json.loads(options.json.read_text()) if options.ways else {"pairs": []}
@@ -167,6 +168,8 @@ def main() -> int:
             else:
                 [others] = [held for held in found if held["pair"] == pair.name]
                 others["ways"] |= rows["ways"]
+                if options.counts:
+                    others["counts"] = measure_counts(pair, folder, options.most)
                 added = [*kept.get("added", []), {**made, "ways": options.ways}]
                 made = {**kept, "added": added, "pairs": found}
             with atomic_path(options.json) as temporary:

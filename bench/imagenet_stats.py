@@ -1,7 +1,11 @@
-"""Time `compute_stats` on a pair of ImageNet ResNets against two plain forward passes.
+r"""Time `compute_stats` on a pair of ImageNet ResNets against two plain forward passes.
 
-    python bench/imagenet_stats.py                                  random weights, synthetic images
+    python bench/imagenet_stats.py                          random weights, synthetic images
     python bench/imagenet_stats.py --data imagenet/val --weights-a a.pth --weights-b b.pth
+    python bench/imagenet_stats.py --data 'shards/val-{000..049}.tar' --samples 5000 \
+        --weights-a torchvision:ResNet50_Weights.IMAGENET1K_V1 \
+        --weights-b torchvision:ResNet50_Weights.IMAGENET1K_V2
+    torchrun --nproc-per-node=8 bench/imagenet_stats.py --data imagenet/train
 
 `compute_stats` is called once, on batches that hold a stopwatch. Whenever it asks for a batch, the
 batch is fetched, both networks run on it as plain modules, and then `compute_stats` has it: each
@@ -9,8 +13,9 @@ batch is timed both ways, one right after the other, with the device waited for 
 first batch warms both up. The interval after it also holds the capture of the networks, which is
 what it takes longer than the median batch; its other times count nowhere.
 
-Images are those of an ImageFolder (`DIR/<class>/<image>`): the shorter side resized to 256, the
-centre cropped to 224, ImageNet's mean and std; or for another `--image-size` in proportion.
+Images are those of class folders or of WebDataset shards, `--samples` of them at random by
+`--seed`; `repair_kernels.images` says how they are prepared. Processes of torchrun have disjoint
+parts of them; the first one writes the one result.
 """
 
 from __future__ import annotations
@@ -20,186 +25,68 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median, quantiles
-from time import perf_counter
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.utils.data import DataLoader, Dataset, Subset  # noqa: E402
+from torch import nn  # noqa: E402
 
 import repair_kernels as rk  # noqa: E402
 from bench.provenance import provenance  # noqa: E402
+from bench.stopwatch import Stopwatch, summary  # noqa: E402
+from bench.torchrun import Process, started  # noqa: E402
 from models.resnet import imagenet_resnet18, imagenet_resnet50  # noqa: E402
+from repair_kernels.atomic import atomic_path  # noqa: E402
 from repair_kernels.checkpoints import load_into, load_state_dict  # noqa: E402
 from repair_kernels.errors import CalibrationDataError, RepairKernelsError  # noqa: E402
+from repair_kernels.images import ImageSource, SyntheticImages, open_images  # noqa: E402
+from repair_kernels.published import is_published, published_weights  # noqa: E402
+from repair_kernels.ranks import Ranks  # noqa: E402
 
 MODELS = {"resnet18": imagenet_resnet18, "resnet50": imagenet_resnet50}
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-RESIZED, CROPPED = 256, 224
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+WEIGHTS = "checkpoint, or a published name as torchvision:ResNet50_Weights.IMAGENET1K_V1"
 
 
-class ImageFolder(Dataset[Tensor]):
-    """The images of `root/<class>/`, in the order of their paths, ready for an ImageNet network.
-
-    Args:
-        root: folder of class folders
-        size: side of the square that is returned
-    """
-
-    def __init__(self, root: Path, size: int) -> None:
-        self.size = size
-        self.paths = sorted(path for path in root.glob("*/**/*") if path.suffix.lower() in SUFFIXES)
-        if not self.paths:
-            raise CalibrationDataError(
-                f"--data must name a folder with images at <class>/<image>; {root} has none. "
-                "Give ImageNet's `train` or `val`."
-            )
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        from PIL import Image
-
-        path = self.paths[index]
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except OSError as error:
-            raise CalibrationDataError(f"{path} is not a whole image: {error}") from error
-        scale = self.size * RESIZED / CROPPED / min(image.size)
-        width, height = (max(self.size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
-        image = image.crop((left, top, left + self.size, top + self.size))
-        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        pixels = pixels.view(self.size, self.size, 3).permute(2, 0, 1) / 255
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return (pixels - mean) / std
-
-
-class SyntheticImages(Dataset[Tensor]):
-    """Normal random numbers in the shape of images; image `i` is the same in every run."""
-
-    def __init__(self, count: int, size: int, seed: int) -> None:
-        self.count, self.size, self.seed = count, size, seed
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Tensor:
-        generator = torch.Generator().manual_seed((self.seed << 32) + index)
-        return torch.randn(3, self.size, self.size, generator=generator)
-
-
-@dataclass
-class Stopwatch:
-    """Batches that time what is done with them, and both plain forward passes on each.
-
-    Args:
-        loader: batches of images
-        models: the networks, run as they are
-        device: where they are
-    """
-
-    loader: DataLoader
-    models: tuple[nn.Module, nn.Module]
-    device: torch.device
-    images: list[int] = field(default_factory=list)
-    data: list[float] = field(default_factory=list)
-    forward: list[float] = field(default_factory=list)
-    statistics: list[float] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        batches = iter(self.loader)
-        for _ in range(len(self.loader)):
-            start = self.now()
-            batch = next(batches).to(self.device)
-            loaded = self.now()
-            with torch.no_grad():
-                for model in self.models:
-                    model(batch)
-            handed_over = self.now()
-            yield batch
-            self.statistics.append(self.now() - handed_over)
-            self.images.append(len(batch))
-            self.data.append(loaded - start)
-            self.forward.append(handed_over - loaded)
-
-    def now(self) -> float:
-        """Wait for the device, and read the clock."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return perf_counter()
-
-    def report(self) -> dict[str, Any]:
-        """Sum up all batches but the first; `capture` is what the first took longer."""
-        images, data, forward, stats = (
-            values[1:] for values in (self.images, self.data, self.forward, self.statistics)
-        )
-        ratios = [mine / plain for mine, plain in zip(stats, forward, strict=True)]
-        n, spread = sum(images), quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        return {
-            "seconds": {
-                "capture": max(0.0, self.statistics[0] - median(stats)),
-                "data": sum(data),
-                "statistics": sum(stats),
-                "two plain forward passes": sum(forward),
-            },
-            "timed_images": n,
-            "timed_batches": len(ratios),
-            "images_per_second": {
-                "data": n / sum(data),
-                "statistics": n / sum(stats),
-                "two plain forward passes": n / sum(forward),
-                "data and statistics": n / (sum(data) + sum(stats)),
-            },
-            "ratio": median(ratios),
-            "ratio_quartiles": [spread[0], spread[2]],
-        }
-
-
-def build_models(options: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
+def build_models(
+    options: argparse.Namespace, process: Process, ranks: Ranks
+) -> tuple[nn.Module, nn.Module]:
     """Return both networks in evaluation mode, from checkpoints or from two seeds."""
     models = []
-    for name, file in (("a", options.weights_a), ("b", options.weights_b)):
+    for name, reference in (("a", options.weights_a), ("b", options.weights_b)):
         torch.manual_seed(options.seed + len(models))
-        state = None if file is None else load_state_dict(file)
+        state = None
+        if reference is not None:
+            state = load_state_dict(weights_file(reference, process, ranks))
         classes = len(state["fc.bias"]) if state and "fc.bias" in state else 1000
         model = MODELS[options.model](classes=classes)
         if state is not None:
             load_into(model, state, name=f"network {name}")
-        models.append(model.eval().to(options.device))
+        models.append(model.eval().to(process.device))
     return models[0], models[1]
 
 
-def build_loader(options: argparse.Namespace) -> DataLoader:
-    """Return the batches: a fixed subset of the folder's images, or synthetic ones."""
-    wanted = min(options.samples, (options.steps or math.inf) * options.batch_size)
+def weights_file(reference: str, process: Process, ranks: Ranks) -> Path:
+    """Return the file of some weights; each machine downloads published ones once."""
+    if not is_published(reference):
+        return Path(reference)
+    if process.local_rank == 0:
+        published_weights(reference, progress=sys.stderr.isatty())
+    ranks.exchange(f"{reference} is there", None)
+    return published_weights(reference)
+
+
+def open_source(options: argparse.Namespace, processes: int = 1) -> ImageSource:
+    """Return the images: a fixed subset of the data's, or synthetic ones."""
+    most = (options.steps or math.inf) * options.batch_size * processes
+    wanted = int(min(options.samples, most))
     if options.data is None:
-        images: Dataset[Tensor] = SyntheticImages(wanted, options.image_size, options.seed)
-    else:
-        images = ImageFolder(options.data, options.image_size)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed))
-        images = Subset(images, order[:wanted].sort().values.tolist())
-    return DataLoader(
-        images,
-        batch_size=options.batch_size,
-        num_workers=options.workers,
-        pin_memory=options.device.type == "cuda",
-        generator=torch.Generator().manual_seed(options.seed),
+        return SyntheticImages(wanted, options.image_size, options.seed)
+    return open_images(
+        options.data, samples=wanted, seed=options.seed, image_size=options.image_size
     )
 
 
@@ -210,31 +97,27 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", choices=MODELS, default="resnet50")
-    add("--weights-a", type=Path, metavar="FILE", help="checkpoint of network a; else random")
-    add("--weights-b", type=Path, metavar="FILE", help="checkpoint of network b; else random")
-    add("--data", type=Path, metavar="DIR", help="folder of class folders; else synthetic images")
+    add("--weights-a", metavar="FILE", help=f"of network a: {WEIGHTS}; else random")
+    add("--weights-b", metavar="FILE", help="of network b, likewise; else random")
+    add("--data", metavar="PATH", help="folder of class folders, or tar shards")
+    add("--synthetic", action="store_true", help="random images, as without --data")
     add("--samples", type=_count, default=5000, metavar="N", help="images (default: 5000)")
-    add("--steps", type=_count, metavar="N", help="batches at most")
+    add("--steps", type=_count, metavar="N", help="batches at most, of each process")
     add("--batch-size", type=_count, default=64, metavar="N", help="default: 64")
-    add("--image-size", type=_count, default=CROPPED, metavar="N", help=f"default: {CROPPED}")
+    add("--image-size", type=_count, default=224, metavar="N", help="default: 224")
     add("--seed", type=int, default=0, help="of the images, and of a; b has the next (default: 0)")
     add("--device", type=torch.device, help="default: cuda where there is one, else cpu")
     add("--precision", choices=("ieee", "tf32x3", "tf32"), default="tf32x3")
     decode = "processes that load images (default: 4; on a CPU 0: they would disturb the timing)"
     add("--workers", type=int, metavar="N", help=decode)
+    wait = "seconds that processes wait for one another at most (default: 1800)"
+    add("--timeout", type=float, default=1800, metavar="S", help=wait)
     add("--json", metavar="FILE", help="write the result there; - prints it instead of the table")
     options = parser.parse_args(arguments)
-    if options.device is None:
-        options.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if options.workers is None:
-        options.workers = 4 if options.device.type == "cuda" else 0
     if (options.weights_a is None) != (options.weights_b is None):
         parser.error("--weights-a and --weights-b go together; give both, or neither")
-    if options.data is not None:
-        try:
-            import PIL  # noqa: F401
-        except ImportError:
-            parser.error("--data needs Pillow to decode images; install it: pip install pillow")
+    if options.synthetic and options.data is not None:
+        parser.error("--synthetic stands for images without --data; give one of the two")
     return options
 
 
@@ -244,10 +127,60 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def measure(options: argparse.Namespace, process: Process) -> dict[str, Any]:
+    """Run the pass, and return what came of it on all processes."""
+    ranks, source = Ranks(process.group), open_source(options, process.size)
+    largest = -(-len(source) // process.size)
+    if largest <= options.batch_size:
+        raise CalibrationDataError(
+            "expected at least 2 batches, as the first one warms up; the images of a process fill "
+            f"{min(largest, 1)}. Take more images, or a smaller --batch-size."
+        )
+    own = source.indices(process.rank, process.size)
+    is_cuda = process.device.type == "cuda"
+    loader = source.loader(
+        options.batch_size,
+        start=own.start,
+        stop=own.stop,
+        workers=4 * is_cuda if options.workers is None else options.workers,
+        device=process.device,
+    )
+    with ranks.together("imagenet_stats", images=source.fingerprint):
+        models = build_models(options, process, ranks)
+    stopwatch = Stopwatch(loader, models, process.device)
+    stats = rk.compute_stats(
+        *models,
+        stopwatch,
+        precision=options.precision,
+        progress=sys.stderr.isatty(),
+        process_group=process.group,
+    )
+    weights = "random weights"
+    if options.weights_a is not None:
+        weights = f"weights {Path(options.weights_a).name} and {Path(options.weights_b).name}"
+    dead = list(stats.dead.values())
+    everyone = ranks.exchange("times", stopwatch.finish())
+    return {
+        "networks": f"two {options.model}s with {weights}, {options.precision}",
+        "images": f"{source.description}; in batches of {options.batch_size}",
+        "synthetic": source.is_synthetic,
+        "images_fingerprint": source.fingerprint,
+        "processes": process.size,
+        **summary(everyone),
+        "n_images": stats.n_images,
+        "images_of_processes": [sum(times.images) for times in everyone],
+        "taps": len(stats),
+        "taps_with_cross": sum(moments.cross is not None for moments in stats.values()),
+        "dead": {"a": sum(count.a for count in dead), "b": sum(count.b for count in dead)},
+    }
+
+
 def print_table(result: dict[str, Any]) -> None:
     """Print what a person wants to know of a result."""
     rates = result["images_per_second"]
-    print(f"{result['networks']}; {result['images']}; on {result['device']}")
+    processes = f" in {result['processes']} processes" if result["processes"] > 1 else ""
+    print(f"{result['networks']}; on {result['device']}{processes}")
+    print(result["images"])
     print(f"{'stage':<26}{'seconds':>9}{'images/s':>10}")
     for stage, seconds in result["seconds"].items():
         rate = f"{rates[stage]:10.1f}" if stage in rates else ""
@@ -273,38 +206,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     # What Triton's interpreter takes says nothing about a kernel's time.
     os.environ.pop("TRITON_INTERPRET", None)
-    loader = build_loader(options)
-    if len(loader) < 2:
-        raise CalibrationDataError(
-            "expected at least 2 batches, as the first one warms up; the images fill "
-            f"{len(loader)}. Take more images, or a smaller --batch-size."
-        )
-    models = build_models(options)
-    stopwatch = Stopwatch(loader, models, options.device)
-    stats = rk.compute_stats(
-        *models, stopwatch, precision=options.precision, progress=sys.stderr.isatty()
-    )
-    weights = "random weights" if options.weights_a is None else "weights from files"
-    source = "synthetic images (normal random numbers)" if options.data is None else "real images"
-    size = f"3 x {options.image_size} x {options.image_size}"
-    dead = list(stats.dead.values())
-    result = {
-        "networks": f"two {options.model}s with {weights}, {options.precision}",
-        "images": f"{source} of {size} in batches of {options.batch_size}",
-        **provenance("imagenet_stats.py", options.device, arguments),
-        **stopwatch.report(),
-        "n_images": stats.n_images,
-        "taps": len(stats),
-        "taps_with_cross": sum(moments.cross is not None for moments in stats.values()),
-        "dead": {"a": sum(count.a for count in dead), "b": sum(count.b for count in dead)},
-    }
+    with started(options.device, options.timeout) as process:
+        found = measure(options, process)
+    if process.rank != 0:
+        return 0
+    result = {**provenance("imagenet_stats.py", process.device, arguments), **found}
     text = json.dumps(result, indent=1)
     if options.json == "-":
         print(text)
         return 0
     print_table(result)
     if options.json:
-        Path(options.json).write_text(text + "\n", encoding="utf-8")
+        with atomic_path(options.json) as file:
+            file.write_text(text + "\n", encoding="utf-8")
     return 0
 
 

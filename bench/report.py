@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import tables, zoo_tables  # noqa: E402
+from bench import scale_tables, tables, zoo_tables  # noqa: E402
 from bench.tables import read, source  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -77,6 +77,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "zoo_families": zoo_tables.families,
     "zoo_pins": zoo_tables.pins,
     "zoo_networks": zoo_tables.networks,
+    **scale_tables.TABLES,
 }
 
 

@@ -11,11 +11,11 @@ sys.path.insert(0, str(ROOT))
 import repair_kernels as rk  # noqa: E402
 from repair_kernels.alignment import AlignedPair  # noqa: E402
 from repair_kernels.balancing import balance_state  # noqa: E402
-from repair_kernels.graph import NetworkGraph, state_of  # noqa: E402
+from repair_kernels.graph.network import NetworkGraph, state_of  # noqa: E402
+from repair_kernels.graph.permutation import permute_state, tap_indices  # noqa: E402
+from repair_kernels.graph.symmetry import PermutationGroup  # noqa: E402
 from repair_kernels.matching import assign, likeness  # noqa: E402
-from repair_kernels.permutation import permute_state, tap_indices  # noqa: E402
-from repair_kernels.statistics import collect  # noqa: E402
-from repair_kernels.symmetry import PermutationGroup  # noqa: E402
+from repair_kernels.statistics.collecting import collect  # noqa: E402
 from repair_kernels.weight_matching import match_with_weights  # noqa: E402
 
 Permutations = Mapping[str, rk.Permutation]

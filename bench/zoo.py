@@ -44,10 +44,10 @@ sys.path.insert(0, str(ROOT))
 from bench.provenance import commit, provenance, write_rows  # noqa: E402
 from bench.zoo_names import FAMILIES  # noqa: E402
 from repair_kernels.errors import FunctionChangedError, RepairKernelsError  # noqa: E402
-from repair_kernels.graph import NetworkGraph, trace  # noqa: E402
-from repair_kernels.permutation import Permutation, permute  # noqa: E402
+from repair_kernels.graph.network import NetworkGraph, trace  # noqa: E402
+from repair_kernels.graph.permutation import Permutation, permute  # noqa: E402
+from repair_kernels.graph.verification import FLOOR, MARGIN  # noqa: E402
 from repair_kernels.rules import rule_for  # noqa: E402
-from repair_kernels.verification import FLOOR, MARGIN  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "zoo.json"
 SIZES = (64, 96, 112, 128, 160, 224, 256)

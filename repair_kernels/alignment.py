@@ -8,24 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from repair_kernels.assembly import MergedNetwork, assemble
-from repair_kernels.assessment import Assessment, assess
 from repair_kernels.balancing import BalanceReport, balance_state
-from repair_kernels.batches import Batches
-from repair_kernels.channel_statistics import collect_channels, paired_averages
-from repair_kernels.endpoints import capture_pair, choose_device
-from repair_kernels.errors import ArgumentError, CalibrationDataError, CalibrationWarning
-from repair_kernels.evaluation import Path, variance_ratio
-from repair_kernels.goals import check_restore, goal
-from repair_kernels.graph import NetworkGraph, State, state_of
-from repair_kernels.interpolation import interpolate_states
-from repair_kernels.matching import check_match_by, match
-from repair_kernels.moments import PairedMoments
-from repair_kernels.norm_reset import check_has_norms
-from repair_kernels.paired_stats import PairedStats
-from repair_kernels.permutation import Permutation, permute_state, tap_indices
-from repair_kernels.statistics import collect
-from repair_kernels.variants import (
+from repair_kernels.batches import Batches, open_batches
+from repair_kernels.calibration.assembly import MergedNetwork, assemble
+from repair_kernels.calibration.assessment import Assessment, assess
+from repair_kernels.calibration.channel_statistics import collect_channels, paired_averages
+from repair_kernels.calibration.goals import check_restore, goal
+from repair_kernels.calibration.norm_reset import check_has_norms
+from repair_kernels.calibration.variants import (
     READS_DATA,
     VARIANTS,
     Corrections,
@@ -33,7 +23,19 @@ from repair_kernels.variants import (
     correct,
     correction_taps,
 )
-from repair_kernels.verification import function_deviation
+from repair_kernels.endpoints import capture_pair, choose_device
+from repair_kernels.errors import ArgumentError, CalibrationDataError, CalibrationWarning
+from repair_kernels.evaluation import Path, variance_ratio
+from repair_kernels.graph.network import NetworkGraph, State, state_of
+from repair_kernels.graph.permutation import Permutation, permute_state, tap_indices
+from repair_kernels.graph.verification import function_deviation
+from repair_kernels.interpolation import interpolate_states
+from repair_kernels.matching import check_match_by, match
+from repair_kernels.moments import PairedMoments
+from repair_kernels.ranks import ALONE, Ranks
+from repair_kernels.statistics.all_reduce import merged_stats
+from repair_kernels.statistics.collecting import collect
+from repair_kernels.statistics.paired_stats import PairedStats
 from repair_kernels.weight_matching import match_with_weights
 
 WITH_WEIGHTS = ("weights",)
@@ -67,6 +69,7 @@ class AlignedPair:
         averages: the endpoints' averages over batches at the taps to correct, in place of
             `aligned_stats` for "forward"; None: statistics are pooled
         corrections: those found so far, by alpha and variant
+        ranks: whose data it is; all hold the same pair
     """
 
     model_a: nn.Module
@@ -86,6 +89,7 @@ class AlignedPair:
     restore: str = "both"
     averages: Mapping[str, PairedMoments] | None = None
     corrections: dict[tuple[float, str], Corrections] = field(default_factory=dict)
+    ranks: Ranks = ALONE
 
     def correct(self, alphas: Sequence[float], variant: str) -> list[tuple[State, Corrections]]:
         """Return for each alpha the interpolated weight set, and what the variant changes in it."""
@@ -123,6 +127,7 @@ class AlignedPair:
             restore=self.restore,
             batch_mean=variant == "forward" and self.averages is not None,
             backend=self.backend,
+            ranks=self.ranks,
         )
         for alpha, corrections in zip(missing, found, strict=True):
             self.corrections[alpha, variant] = corrections
@@ -162,7 +167,15 @@ class AlignedPair:
         goals = {tap: goal(self.aligned_stats[tap], alpha) for tap in merged.corrected}
         ends = (self.state_a, self.state_b)
         return assess(
-            self.graph, merged, aligned, ends, goals, self.data, alpha, backend=self.backend
+            self.graph,
+            merged,
+            aligned,
+            ends,
+            goals,
+            self.data,
+            alpha,
+            backend=self.backend,
+            ranks=self.ranks,
         )
 
     def sweep(
@@ -214,6 +227,8 @@ class AlignedPair:
                 affines=[corrections.affines for _, corrections in merged],
                 networks=[f"merged at alpha {alpha:g}" for alpha in share],
                 backend=self.backend,
+                stage="variances",
+                ranks=self.ranks,
             )
             for alpha, found in zip(share, seen, strict=True):
                 yield {
@@ -237,21 +252,22 @@ def align(
     device: torch.device | str | None = None,
     precision: str = "tf32x3",
     backend: str | None = None,
-    progress: bool = False,
     verify: bool = True,
+    ranks: Ranks = ALONE,
 ) -> AlignedPair:
     """Collect the statistics in one pass, match, and carry b's channels into a's order and scales.
 
     Args:
         variants: what the pair will be merged with; decides which statistics are kept
+        ranks: whose data it is
         the rest: see `repair`
     """
     restore = check_restore(restore)
     check_match_by(match_by, also=WITH_WEIGHTS)
-    check_batch_mean(batch_mean, variants)
+    check_batch_mean(batch_mean, variants, ranks)
     device = choose_device(device, model_a)
-    data = _open(batches, n_samples, variants)
-    graph = capture_pair(model_a, model_b, data)
+    data = _open(batches, n_samples, variants, ranks)
+    graph = capture_pair(model_a, model_b, data, ranks)
     if "reset_norm" in variants:
         check_has_norms(graph)
     data.device = device
@@ -261,7 +277,7 @@ def align(
         crossed |= set(correction_taps(graph, "closed_form", taps))
     wanted = graph.resolve([*corrected, *crossed], ())
     state_a, state_b = state_of(model_a), state_of(model_b)
-    stats = collect(
+    own = collect(
         graph,
         state_a,
         state_b,
@@ -270,8 +286,8 @@ def align(
         cross=tuple(crossed),
         precision=precision,
         backend=backend,
-        progress=progress,
     )
+    stats = merged_stats(own, ranks, overwrite=True)
     _warn_of_few_samples(graph, stats)
     by_weights = match_by in WITH_WEIGHTS
     permutations = match(stats, graph.groups, by="correlation" if by_weights else match_by)
@@ -281,7 +297,7 @@ def align(
     widths = {tap: graph.tap(tap).channels for tap in stats}
     deviation = None
     if verify:
-        few = data.first[:VERIFIED_IMAGES]
+        few = data.example[:VERIFIED_IMAGES]
         deviation = function_deviation(graph, state_b, permuted, permutations, few)
     balanced = balance_state(graph, state_a, permuted, mode=balance)
     averages = None
@@ -309,6 +325,7 @@ def align(
         backend=backend,
         restore=restore,
         averages=averages,
+        ranks=ranks,
     )
 
 
@@ -336,9 +353,11 @@ def _check_same_metrics(rows: Sequence[Mapping[str, float]]) -> None:
             )
 
 
-def _open(batches: Iterable[Any], n_samples: int | None, variants: Sequence[str]) -> Batches:
+def _open(
+    batches: Iterable[Any], n_samples: int | None, variants: Sequence[str], ranks: Ranks
+) -> Batches:
     """Open the data, and refuse data that can be read once only where it has to be read again."""
-    data = Batches(batches, n_samples=n_samples)
+    data = open_batches(batches, n_samples, ranks)
     again = [variant for variant in variants if variant in READS_DATA]
     if again and not data.is_repeatable:
         raise CalibrationDataError(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+TOKEN = 4
 
 
 @contextmanager
@@ -33,7 +36,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"expected the path of a file to write, but {target} is a folder")
-    temporary = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{target.suffix}")
+    temporary = target.with_name(f".{target.stem}-{secrets.token_hex(TOKEN)}{target.suffix}")
     try:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
@@ -46,6 +49,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove the temporary files of writes to `path` that were killed; none may be under way."""
+    target = Path(os.path.realpath(path))
+    pattern = f".{glob.escape(target.stem)}-{'[0-9a-f]' * 2 * TOKEN}{glob.escape(target.suffix)}"
+    for leftover in target.parent.glob(pattern):
+        leftover.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

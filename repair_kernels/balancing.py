@@ -22,12 +22,18 @@ from torch.fx import Node
 from repair_kernels.endpoints import check_same_parameters
 from repair_kernels.errors import ArgumentError
 from repair_kernels.folding.correction import put
-from repair_kernels.graph import NetworkGraph, State, check_same_architecture, state_of, trace
+from repair_kernels.graph.network import (
+    NetworkGraph,
+    State,
+    check_same_architecture,
+    state_of,
+    trace,
+)
+from repair_kernels.graph.permutation import with_state
+from repair_kernels.graph.taps import LAYERS
 from repair_kernels.moments import DEAD_STEPS, FLOAT32_EPS
-from repair_kernels.permutation import with_state
 from repair_kernels.rules import packet
 from repair_kernels.scaling import NOT_ITS_OWN, RunningNorm, norm_behind, rescale, row_norms
-from repair_kernels.taps import LAYERS
 
 MODES = ("none", "sign", "layer", "channel")
 MEASURES = ("weight", "variance")

@@ -4,7 +4,7 @@ The second item is the labels, if it is one class number per image.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import chain, islice
 from typing import Any
 
@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from repair_kernels.errors import CalibrationDataError, EmptyDataError
+from repair_kernels.ranks import ALONE, Ranks
 
 PIECE_IMAGES = 500
 """As the paper's batches."""
 PIECE_BYTES = 64 * 2**20
+EXAMPLES = 8
+"""Images that one rank shows to all, to capture the networks with and to verify on."""
 
 
 def input_of(batch: Any, number: int) -> Tensor:
@@ -51,6 +54,34 @@ def labels_of(batch: Any, n: int) -> Tensor | None:
     return labels if is_integer and labels.dtype != torch.bool else None
 
 
+def images_in(batches: Iterable[Any]) -> int | None:
+    """Return how many images batches have, at most, where that is known before they are read."""
+    if isinstance(batches, list | tuple):
+        return sum(len(input_of(batch, number)) for number, batch in enumerate(batches))
+    size = getattr(batches, "batch_size", None)
+    return len(batches) * size if isinstance(batches, Sized) and isinstance(size, int) else None
+
+
+def check_samples(n_samples: int | None) -> None:
+    """Refuse what is no number of images to use at most."""
+    if n_samples is not None and (
+        isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1
+    ):
+        raise CalibrationDataError(
+            f"`n_samples` must be a positive number of images; got {n_samples!r}; omit it to "
+            "use all"
+        )
+
+
+def check_iterable(batches: object) -> None:
+    """Refuse what does not hold batches."""
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise CalibrationDataError(
+            f"`batches` must be an iterable of batches; got a {type(batches).__name__}; "
+            "pass a DataLoader, or a list with one tensor in it"
+        )
+
+
 def in_pieces(batches: Iterable[Tensor], images: int) -> Iterator[Tensor]:
     """Yield the images of batches in pieces of the same size, wherever the batches end.
 
@@ -79,7 +110,7 @@ class Batches:
     """The inputs of an iterable of batches: checked, moved to a device, limited in number.
 
     Iterating goes over the data once more. `first` is looked at without losing it, also when the
-    data can be read only once.
+    data can be read only once; `example` are some images of it, the same on every rank.
     """
 
     def __init__(
@@ -89,21 +120,12 @@ class Batches:
         device: torch.device | None = None,
         n_samples: int | None = None,
     ):
-        if n_samples is not None and (
-            isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1
-        ):
-            raise CalibrationDataError(
-                f"`n_samples` must be a positive number of images; got {n_samples!r}; omit it to "
-                "use all"
-            )
-        if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
-            raise CalibrationDataError(
-                f"`batches` must be an iterable of batches; got a {type(batches).__name__}; "
-                "pass a DataLoader, or a list with one tensor in it"
-            )
+        check_samples(n_samples)
+        check_iterable(batches)
         self.device = device
         self.n_samples = n_samples
         self._source = batches
+        self._n_batches = len(batches) if isinstance(batches, Sized) else 0
         self._pending: Iterator[Any] | None = iter(batches)
         taken = list(islice(self._pending, 1))
         if not taken:
@@ -111,20 +133,32 @@ class Batches:
                 "`batches` must hold at least one batch; it is empty; check the data loader"
             )
         self.first = input_of(taken[0], 0)
+        self.example = self.first[:EXAMPLES]
         self._pending = chain(taken, self._pending)
         self.is_repeatable = not isinstance(batches, Iterator)
+        self._ranks: Ranks | None = None
+        self._counted: int | None = None
 
     def __len__(self) -> int:
         """Return the number of batches where the source knows it, else 0."""
         return len(self._source) if hasattr(self._source, "__len__") else 0  # type: ignore[arg-type]
 
+    @property
+    def expected_images(self) -> int | None:
+        """How many images a pass will see: at most, before the first pass; None: not known."""
+        if self._counted is not None:
+            return self._counted
+        known = images_in(self._source) or self._n_batches * len(self.first) or None
+        limits = [n for n in (known, self.n_samples) if n is not None]
+        return min(limits, default=None)
+
     def __iter__(self) -> Iterator[Tensor]:
         """Yield inputs on the device, each of the first one's shape but for the batch dimension."""
         return (x for x, _ in self.labelled())
 
-    def pieces(self) -> Iterator[Tensor]:
-        """Yield the same images in pieces that do not depend on where the batches end."""
-        return in_pieces(self, piece_size(self.first))
+    def pieces(self) -> "Pieces":
+        """Return the same images in pieces that do not depend on where the batches end."""
+        return Pieces(self)
 
     def labelled(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield inputs as iterating does, each with its class numbers where the batch has them."""
@@ -153,9 +187,14 @@ class Batches:
             n_images += len(x)
             if len(x):
                 yield self._placed(x), None if labels is None else self._placed(labels)
+            if self._ranks is not None:
+                self._ranks.meet()
             if left == 0:
                 break
-        if n_images == 0:
+        self._counted = n_images
+        if self._ranks is not None:
+            self._ranks.wait()
+        elif n_images == 0:
             raise EmptyDataError(
                 "`batches` must hold at least one image; all batches are empty; check the data "
                 "loader"
@@ -164,3 +203,76 @@ class Batches:
     def _placed(self, x: Tensor) -> Tensor:
         x = x.detach()
         return x if self.device is None else x.to(self.device, non_blocking=True)
+
+    def share(self, example: Tensor, is_repeatable: bool, ranks: Ranks) -> None:
+        """Be one rank's part of data that others have parts of: there may be no images in it.
+
+        From now on all ranks read their parts at the same time, and wait for each other at the end.
+
+        Args:
+            example: the same images on every rank
+            is_repeatable: whether all parts can be read more than once
+        """
+        self.example, self.is_repeatable, self._ranks = example, is_repeatable, ranks
+        if len(self.first) == 0:
+            self.first = example
+
+
+class Pieces:
+    """The images of batches, in pieces of one size."""
+
+    def __init__(self, data: Batches):
+        self._data = data
+
+    @property
+    def expected_images(self) -> int | None:
+        """See `Batches`."""
+        return self._data.expected_images
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return in_pieces(self._data, piece_size(self._data.first))
+
+
+def open_batches(batches: Iterable[Any], n_samples: int | None, ranks: Ranks = ALONE) -> Batches:
+    """Open this rank's batches. There may be none if another rank has some.
+
+    Args:
+        n_samples: how many images to use at most, of this rank's
+    Raises:
+        EmptyDataError: no rank has images
+        CalibrationDataError: ranks have inputs of different shapes
+    """
+    try:
+        own = Batches(batches, n_samples=n_samples)
+    except EmptyDataError:
+        if ranks.size == 1:
+            raise
+        own = None
+    if ranks.size == 1 and own is not None:
+        return own
+    said = None if own is None else (tuple(own.first.shape[1:]), own.first.dtype, len(own.first))
+    everyone = ranks.exchange("inputs", (said, own is None or own.is_repeatable))
+    known = {rank: theirs for rank, (theirs, _) in enumerate(everyone) if theirs is not None}
+    teller = max(known, key=lambda rank: min(known[rank][2], EXAMPLES), default=None)
+    if teller is None or known[teller][2] == 0:
+        raise EmptyDataError(
+            "`batches` must hold at least one image on some rank; there is none on all "
+            f"{ranks.size}; check the data loader"
+        )
+    for rank, theirs in known.items():
+        if theirs[:2] != known[teller][:2]:
+            raise CalibrationDataError(
+                "all ranks must have inputs of one shape and dtype; rank "
+                f"{teller} has (n, {_listed(known[teller])} and rank {rank} "
+                f"(n, {_listed(theirs)}; prepare the images of all ranks in the same way"
+            )
+    mine = None if own is None or ranks.rank != teller else own.first[:EXAMPLES]
+    example = ranks.from_rank(teller, mine)
+    if own is None:
+        own = Batches([example[:0]])
+    own.share(example, all(is_repeatable for _, is_repeatable in everyone), ranks)
+    return own
+
+
+def _listed(said: tuple[tuple[int, ...], torch.dtype, int]) -> str:
+    return f"{', '.join(map(str, said[0]))}) of {said[1]}"

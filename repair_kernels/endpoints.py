@@ -13,8 +13,9 @@ from repair_kernels.errors import (
     ArgumentError,
     CalibrationDataError,
     NonFiniteWeightError,
+    StatisticsMismatchError,
 )
-from repair_kernels.graph import (
+from repair_kernels.graph.network import (
     NetworkGraph,
     State,
     check_same_architecture,
@@ -22,17 +23,25 @@ from repair_kernels.graph import (
     state_of,
     trace,
 )
+from repair_kernels.ranks import ALONE, Ranks
+from repair_kernels.statistics.digests import digest_of_tensors
 
 
-def capture_pair(model_a: nn.Module, model_b: nn.Module, data: Batches) -> NetworkGraph:
+def capture_pair(
+    model_a: nn.Module, model_b: nn.Module, data: Batches, ranks: Ranks = ALONE
+) -> NetworkGraph:
     """Check two networks and their data against each other, and capture the graph that they share.
 
+    Args:
+        ranks: who must all have the same two networks
     Raises:
-        ArchitectureMismatchError, NonFiniteWeightError, CalibrationDataError, GraphCaptureError
+        ArchitectureMismatchError, NonFiniteWeightError, CalibrationDataError, GraphCaptureError,
+        StatisticsMismatchError
     """
     check_same_parameters(state_of(model_a), state_of(model_b))
     for name, model in (("a", model_a), ("b", model_b)):
         check_finite_weights(state_of(model), name)
+    check_same_networks(model_a, model_b, ranks)
     check_input(model_a, data.first)
     graph = trace(model_a, data.first.to(device_of(model_a)))
     check_same_architecture(graph, trace(model_b, data.first.to(device_of(model_b))))
@@ -102,6 +111,25 @@ def check_same_parameters(state_a: State, state_b: State) -> None:
                 f"{tensor.dtype} in network a and {state_b[name].dtype} in network b; convert one "
                 "of them"
             )
+
+
+def check_same_networks(model_a: nn.Module, model_b: nn.Module, ranks: Ranks) -> None:
+    """Check that all ranks have the same weights: a seed that was forgotten would not show later.
+
+    Raises:
+        StatisticsMismatchError: naming the network and the rank
+    """
+    if ranks.size == 1:
+        return
+    digests = tuple(digest_of_tensors(state_of(model)) for model in (model_a, model_b))
+    for rank, theirs in enumerate(everyone := ranks.exchange("weights", digests)):
+        for name, one, first in zip("ab", theirs, everyone[0], strict=True):
+            if one != first:
+                raise StatisticsMismatchError(
+                    f"all ranks must have the same two networks; the weights of {name} on rank "
+                    f"{rank} are not those on rank 0; load them from one checkpoint, or set the "
+                    "same seed before they are made"
+                )
 
 
 def check_finite_weights(state: State, network: str) -> None:

@@ -18,6 +18,10 @@ class ArchitectureMismatchError(RepairKernelsError, ValueError):
     """Two networks, or a network and a checkpoint, are not of one architecture."""
 
 
+class StatisticsMismatchError(RepairKernelsError, ValueError):
+    """Statistics cannot be merged: of other networks or data, or of images counted already."""
+
+
 class NonFiniteWeightError(RepairKernelsError, ValueError):
     """A parameter or buffer of a network holds NaN or infinity."""
 
@@ -48,6 +52,26 @@ class GraphCaptureError(RepairKernelsError, RuntimeError):
 
 class CompilationError(RepairKernelsError, RuntimeError):
     """`torch.compile` could not compile the networks on this machine."""
+
+
+class InsufficientMemoryError(RepairKernelsError, MemoryError):
+    """What is asked for does not fit into the memory of the device or the host."""
+
+
+class MissingExtraError(RepairKernelsError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class RankError(RepairKernelsError, RuntimeError):
+    """This process was stopped by what happened in another one of its process group."""
+
+
+class FailedRankError(RankError):
+    """Another process of the group raised an error; the message says which, and what."""
+
+
+class LostRankError(RankError):
+    """Another process of the group was ended, or did not answer in time."""
 
 
 class FunctionChangedError(RepairKernelsError, RuntimeError):

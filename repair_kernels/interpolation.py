@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from repair_kernels import ops
 from repair_kernels.endpoints import check_alpha, check_same_parameters
-from repair_kernels.graph import State, state_of
-from repair_kernels.permutation import Permutation, axis_indices, with_state
-from repair_kernels.symmetry import PermutationGroup
+from repair_kernels.graph.network import State, state_of
+from repair_kernels.graph.permutation import Permutation, axis_indices, with_state
+from repair_kernels.graph.symmetry import PermutationGroup
 
 
 def interpolate(

@@ -21,9 +21,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
+from repair_kernels.graph.permutation import Permutation, carried
+from repair_kernels.graph.symmetry import PermutationGroup
 from repair_kernels.moments import PairedMoments
-from repair_kernels.permutation import Permutation, carried
-from repair_kernels.symmetry import PermutationGroup
 
 MATCH_BY = ("correlation", "covariance")
 

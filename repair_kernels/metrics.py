@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from repair_kernels.batches import images_in
 from repair_kernels.errors import CalibrationDataError
-from repair_kernels.graph import evaluating
+from repair_kernels.graph.network import evaluating
+from repair_kernels.progress import counted
 
 
 def classifier_metrics(
@@ -41,8 +43,9 @@ def classifier_metrics(
         loss = torch.zeros((), dtype=torch.float64, device=place)
         correct = torch.zeros((), dtype=torch.int64, device=place)
         n_images = 0
+        watched = counted(batches, "evaluation", images_in(batches), keep=False)
         with evaluating(model), torch.no_grad():
-            for number, batch in enumerate(batches):
+            for number, batch in enumerate(watched):
                 x, y = _labelled(batch, number)
                 logits, y = model(x.to(place)).double(), y.to(place)
                 loss += functional.cross_entropy(logits, y, reduction="sum")

@@ -9,11 +9,14 @@ import torch
 from torch import nn
 
 from repair_kernels.alignment import AlignedPair, Evaluate, align
-from repair_kernels.assessment import check_on_worse
+from repair_kernels.calibration.assessment import check_on_worse
+from repair_kernels.calibration.variants import check_variant
 from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationWarning
 from repair_kernels.evaluation import Path
 from repair_kernels.matching import matched_correlation
+from repair_kernels.progress import shown
+from repair_kernels.ranks import Ranks
 from repair_kernels.repair_report import (
     RepairReport,
     RepairResult,
@@ -21,7 +24,6 @@ from repair_kernels.repair_report import (
     report_warnings,
     unlike_scales,
 )
-from repair_kernels.variants import check_variant
 
 
 def repair(
@@ -45,6 +47,7 @@ def repair(
     assess: bool = True,
     on_worse: str = "aligned",
     add_bias: bool = False,
+    process_group: Any = None,
 ) -> RepairResult:
     """Merge two networks: match, permute, interpolate, restore their statistics.
 
@@ -75,18 +78,26 @@ def repair(
         on_worse: what to do if the correction made that loss worse: return the "aligned" network in
             its place, or only "warn". There is a `CalibrationWarning` either way
         add_bias: whether layers without a bias may get one; see `calibrate`
+        process_group: a torch.distributed group: each rank gives its own part of the calibration
+            data, and all get the same result, to the bit. See docs/processes.md
     Returns:
         the merged network, the permutations, the endpoints' statistics and a report
     Raises:
         ArgumentError, ArchitectureMismatchError, NonFiniteWeightError, NonFiniteActivationError,
-        CalibrationDataError, GraphCaptureError, FunctionChangedError
+        CalibrationDataError, GraphCaptureError, FunctionChangedError; FailedRankError or
+        LostRankError where another rank failed, or is gone
     Source:
         REPAIR (Jordan et al., 2023)
     """
     alpha, variant = check_alpha(alpha), check_variant(variant, also=("none",))
     check_on_worse(on_worse)
     device = choose_device(device, model_a)
-    with preserved_rng(device):
+    ranks = Ranks(process_group, device)
+    is_shown = progress and ranks.is_first
+    told = {"alpha": alpha, "variant": variant, "taps": taps, "restore": restore}
+    told |= {"match_by": match_by, "balance": balance, "assess": assess}
+    told |= {"on_worse": on_worse, "add_bias": add_bias}
+    with preserved_rng(device), shown(is_shown), ranks.together("repair", **told):
         pair = align(
             model_a,
             model_b,
@@ -101,8 +112,8 @@ def repair(
             device=device,
             precision=precision,
             backend=backend,
-            progress=progress,
             verify=verify,
+            ranks=ranks,
         )
         merged = pair.merge(alpha, variant, add_bias=add_bias)
         found = pair.assess(alpha, variant, merged) if assess else None
@@ -155,6 +166,7 @@ def sweep(
     progress: bool = False,
     verify: bool = True,
     variance_ratios: bool = True,
+    process_group: Any = None,
 ) -> Path:
     """Evaluate the path between two networks.
 
@@ -170,6 +182,8 @@ def sweep(
         batch_mean: lets "forward", which must be among the variants, average over batches
         variance_ratios: whether to measure the variance-collapse ratio at every tap, by one more
             pass for each variant; not where `batches` can be read once only
+        process_group: as in `repair`; every rank calls `evaluate` with the same networks in the
+            same order, so it may use the group, too: to share the test images, for instance
         the rest: see `repair`
     Returns:
         a `Path`: curves, barriers, variance-collapse ratios, plots
@@ -179,7 +193,11 @@ def sweep(
     if not chosen:
         raise ArgumentError("`variants` must name at least one variant; it is empty; add 'none'")
     device = choose_device(device, model_a)
-    with preserved_rng(device):
+    ranks = Ranks(process_group, device)
+    is_shown = progress and ranks.is_first
+    told = {"alphas": points, "variants": chosen, "taps": taps, "restore": restore}
+    told |= {"balance": balance, "match_by": match_by, "variance_ratios": variance_ratios}
+    with preserved_rng(device), shown(is_shown), ranks.together("sweep", **told):
         pair = align(
             model_a,
             model_b,
@@ -194,8 +212,8 @@ def sweep(
             device=device,
             precision=precision,
             backend=backend,
-            progress=progress,
             verify=verify,
+            ranks=ranks,
         )
         ends = (dict(evaluate(model_a)), dict(evaluate(model_b)))
         return pair.sweep(evaluate, points, chosen, ends, variance_ratios=variance_ratios)

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from repair_kernels.atomic import atomic_path
-from repair_kernels.errors import ArgumentError, RepairKernelsError
+from repair_kernels.errors import ArgumentError, MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from repair_kernels.evaluation import Path
-    from repair_kernels.permutation import Permutation
+    from repair_kernels.graph.permutation import Permutation
 
 # How pictures call the ways of merging, and the colours that these have in every picture.
 VARIANT_LABELS = {
@@ -42,10 +42,6 @@ COLOURS = dict(
 )
 LABELLED_TAPS = 45
 DPI = 120
-
-
-class MissingExtraError(RepairKernelsError, ImportError):
-    """An optional dependency is not installed."""
 
 
 def plot_barrier(

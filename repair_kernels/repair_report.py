@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from repair_kernels.assessment import Assessment, Exactness
 from repair_kernels.balancing import BalanceReport
-from repair_kernels.output_losses import Losses
-from repair_kernels.paired_stats import PairedStats
-from repair_kernels.permutation import Permutation
+from repair_kernels.calibration.assessment import Assessment, Exactness
+from repair_kernels.calibration.output_losses import Losses
+from repair_kernels.graph.permutation import Permutation
+from repair_kernels.statistics.paired_stats import PairedStats
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from torch.fx import Node
 from repair_kernels.folding.correction import Changes, Correction, convolution_form
 from repair_kernels.folding.makers import into_layer, running_statistics
 from repair_kernels.folding.readers import into_reader, passed
-from repair_kernels.graph import NetworkGraph, State
+from repair_kernels.graph.network import NetworkGraph, State
+from repair_kernels.graph.taps import CONVOLUTIONS, LAYERS, NORMS, SUMS
 from repair_kernels.rules import argument, packet, shape
-from repair_kernels.taps import CONVOLUTIONS, LAYERS, NORMS, SUMS
 
 aten = torch.ops.aten
 

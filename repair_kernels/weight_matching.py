@@ -18,11 +18,11 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from repair_kernels.graph import State
+from repair_kernels.graph.network import State
+from repair_kernels.graph.permutation import Permutation, axis_indices
+from repair_kernels.graph.symmetry import AxisSlice, PermutationGroup
 from repair_kernels.matching import assign, likeness
 from repair_kernels.moments import PairedMoments
-from repair_kernels.permutation import Permutation, axis_indices
-from repair_kernels.symmetry import AxisSlice, PermutationGroup
 
 MAX_ROUNDS = 30
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from repair_kernels.graph import State
-from repair_kernels.permutation import Permutation, permute
-from repair_kernels.symmetry import PermutationGroup
+from repair_kernels.graph.network import State
+from repair_kernels.graph.permutation import Permutation, permute
+from repair_kernels.graph.symmetry import PermutationGroup
 
 ROUNDING = 1e-10
 """A few thousand roundings of float64 (1e-16), and room; relative to the largest output."""

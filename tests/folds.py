@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 import repair_kernels as rk
 from repair_kernels import ChannelAffine
-from repair_kernels.explicit import attach
+from repair_kernels.calibration.explicit import attach
 from repair_kernels.folding import fold
-from repair_kernels.graph import state_of
-from repair_kernels.permutation import with_state
+from repair_kernels.graph.network import state_of
+from repair_kernels.graph.permutation import with_state
 
 DOUBLE = 1e-9
 

@@ -10,10 +10,10 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import repair_kernels as rk
 from repair_kernels.balancing import BalanceResult, balance_state
-from repair_kernels.graph import state_of
-from repair_kernels.permutation import with_state
+from repair_kernels.graph.network import state_of
+from repair_kernels.graph.permutation import with_state
+from repair_kernels.graph.taps import LAYERS
 from repair_kernels.scaling import rescale
-from repair_kernels.taps import LAYERS
 from tests.foldable import Shared, Skip
 from tests.networks import FAMILIES, lively
 

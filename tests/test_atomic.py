@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from repair_kernels.atomic import atomic_path
+from repair_kernels.atomic import atomic_path, remove_leftovers
 
 
 def test_a_new_file_appears_whole(tmp_path: Path) -> None:
@@ -59,3 +59,11 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         atomic_path(tmp_path),
     ):
         pass
+
+
+def test_leftovers_of_killed_writes_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    others = [".run-1234567.part", ".run-12345678.pt", ".runs-12345678.part", "run-12345678.part"]
+    for name in ("run.part", ".run-0123abcd.part", *others):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "run.part")
+    assert {file.name for file in tmp_path.iterdir()} == {"run.part", *others}

@@ -13,8 +13,8 @@ import repair_kernels as rk
 from models.resnet import CifarResNet
 from repair_kernels.balancing import BalanceResult, balance, balance_state
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
-from repair_kernels.graph import state_of
-from repair_kernels.permutation import with_state
+from repair_kernels.graph.network import state_of
+from repair_kernels.graph.permutation import with_state
 from repair_kernels.scaling import row_norms
 from tests.networks import assert_same, lively, snapshot
 from tests.scales import (

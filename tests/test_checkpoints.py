@@ -205,8 +205,9 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
         load_state_dict(tmp_path / "x.pt")
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="that is a folder; name a file in it"):
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    match = "checkpoint in the folder .*but it holds none of these; name a file in it"
+    with pytest.raises(CheckpointError, match=match):
         load_state_dict(tmp_path)
 
 

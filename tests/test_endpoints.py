@@ -16,7 +16,7 @@ from repair_kernels.errors import (
     GraphCaptureError,
     NonFiniteWeightError,
 )
-from repair_kernels.statistics import compute_stats
+from repair_kernels.statistics.collecting import compute_stats
 from tests.equivariance import Calls
 from tests.networks import assert_same, snapshot
 

@@ -8,13 +8,17 @@ from repair_kernels.errors import (
     CompilationError,
     FunctionChangedError,
     GraphCaptureError,
+    InsufficientMemoryError,
     NonFiniteActivationError,
     NonFiniteWeightError,
     RepairKernelsError,
+    StatisticsMismatchError,
 )
 
 
 def test_every_error_is_also_the_builtin_that_fits() -> None:
+    assert issubclass(InsufficientMemoryError, MemoryError)
+    assert issubclass(InsufficientMemoryError, RepairKernelsError)
     for error in (GraphCaptureError, CompilationError, FunctionChangedError):
         assert issubclass(error, RuntimeError)
         assert issubclass(error, RepairKernelsError)
@@ -25,6 +29,7 @@ def test_every_error_is_also_the_builtin_that_fits() -> None:
         CheckpointError,
         NonFiniteActivationError,
         NonFiniteWeightError,
+        StatisticsMismatchError,
     ):
         assert issubclass(error, ValueError)
         assert issubclass(error, RepairKernelsError)

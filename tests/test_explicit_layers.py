@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import repair_kernels as rk
 from repair_kernels import ChannelAffine
+from repair_kernels.calibration.explicit import GraphNetwork
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
-from repair_kernels.explicit import GraphNetwork
 from tests.folds import DOUBLE, affine, assert_equal_functions, explicitly, folded
 from tests.networks import FAMILIES, assert_same, snapshot
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import repair_kernels as rk
-from repair_kernels.explicit import GraphNetwork
+from repair_kernels.calibration.explicit import GraphNetwork
 from tests.foldable import CASES, IMAGE, Case, chain
 from tests.folds import DOUBLE, affine, assert_equal_functions, explicitly, folded
 from tests.networks import FAMILIES, assert_same, lively, snapshot

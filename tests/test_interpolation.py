@@ -12,10 +12,10 @@ from torch import nn
 import repair_kernels as rk
 from repair_kernels import ops
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
-from repair_kernels.graph import state_of
+from repair_kernels.graph.network import state_of
+from repair_kernels.graph.permutation import permute_state
+from repair_kernels.graph.symmetry import AxisSlice
 from repair_kernels.interpolation import _in_segments, interpolate_state, interpolate_states
-from repair_kernels.permutation import permute_state
-from repair_kernels.symmetry import AxisSlice
 from tests.budget import LERP_FLOOR
 from tests.networks import FAMILIES, assert_same, lively, snapshot
 

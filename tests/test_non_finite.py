@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repair_kernels.errors import NonFiniteActivationError
-from repair_kernels.statistics import compute_stats
+from repair_kernels.statistics.collecting import compute_stats
 
 pytestmark = pytest.mark.usefixtures("torch_backend")
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from repair_kernels import plotting
 from repair_kernels.errors import ArgumentError, RepairKernelsError
 from repair_kernels.evaluation import Path as AlphaPath
-from repair_kernels.permutation import Permutation
+from repair_kernels.graph.permutation import Permutation
 
 ALPHA_PATH = AlphaPath(
     (0.0, 0.5, 1.0),

@@ -7,9 +7,9 @@ from torch import nn
 
 import repair_kernels as rk
 from repair_kernels.errors import ArgumentError
-from repair_kernels.graph import NetworkGraph, state_of
+from repair_kernels.graph.network import NetworkGraph, state_of
+from repair_kernels.graph.permutation import permute_state
 from repair_kernels.matching import likeness
-from repair_kernels.permutation import permute_state
 from repair_kernels.weight_matching import match_with_weights, weight_likeness
 from tests.networks import FAMILIES
 

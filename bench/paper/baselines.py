@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repair_kernels.graph import evaluating
+from repair_kernels.graph.network import evaluating
 
 
 def logits_of(model: nn.Module, batches: Any) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from bench.ways import PAPER, realigned
 from repair_kernels.alignment import AlignedPair
-from repair_kernels.permutation import Permutation
+from repair_kernels.graph.permutation import Permutation
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,16 @@
 import argparse
 import time
 from pathlib import Path as FilePath
+from typing import Any
 
 from repair_kernels.alignment import AlignedPair, align
 from repair_kernels.checkpoints import save_state_dict
+from repair_kernels.cli import arguments
+from repair_kernels.cli.files import check_output_folder
+from repair_kernels.cli.networks import resolve
+from repair_kernels.cli.processes import Process
 from repair_kernels.cli.provenance import made_by
-from repair_kernels.cli.sources import resolve
+from repair_kernels.cli.results import Result, say
 from repair_kernels.errors import ArgumentError
 from repair_kernels.evaluation import Path
 from repair_kernels.metrics import classifier_metrics
@@ -27,9 +32,35 @@ DEMO_ROWS = {
 }
 
 
-def run_demo(options: argparse.Namespace) -> None:
+FILES = (
+    "barrier.csv",
+    "barrier.png",
+    "variance_collapse.png",
+    "correlation.png",
+    "filters.png",
+    "merged.safetensors",
+)
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = arguments.add_command(
+        commands, "demo", run_demo, "merge the pair of networks that comes with the repository"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="demo",
+        metavar=arguments.FOLDER,
+        help="folder to write; made if it is missing (default: demo)",
+    )
+    arguments.add_printing(parser)
+
+
+def run_demo(options: argparse.Namespace, process: Process) -> Result:
     """Merge the pair of networks that comes with the repository, and show what REPAIR does."""
     started = time.perf_counter()
+    folder = check_output_folder(options, FILES)
     try:
         model_a, model_b = resolve("models.pretrained:load_pair")("fashion_resnet20")
         load, batches = (
@@ -40,8 +71,11 @@ def run_demo(options: argparse.Namespace) -> None:
             "the demo merges networks that come with the repository, not with the installed "
             f"package; run `make demo` in a clone of it ({error})"
         ) from error
-    print("Two ResNet20, trained on FashionMNIST from different seeds: 2,000 images to calibrate,")
-    print("2,000 test images to measure. Measuring the path between them ...", flush=True)
+    say(
+        options,
+        "Two ResNet20, trained on FashionMNIST from different seeds: 2,000 images to calibrate,\n"
+        "2,000 test images to measure. Measuring the path between them ...",
+    )
     calibration, measured = (
         batches(*load(split), 500, normalise="fashion") for split in ("train", "test")
     )
@@ -49,15 +83,19 @@ def run_demo(options: argparse.Namespace) -> None:
     pair = align(model_a, model_b, calibration, variants=tuple(DEMO_ROWS))
     ends = (evaluate(model_a), evaluate(model_b))
     path = pair.sweep(evaluate, DEMO_ALPHAS, tuple(DEMO_ROWS), ends)
-    folder = FilePath(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     _write_demo(pair, path, folder)
-    print()
-    print(demo_table(path))
-    print(
-        f"\npermuted network b differs from b by {pair.deviation:.0e} of its largest output; "
-        f"{time.perf_counter() - started:.0f} s; the checkpoint, curves and pictures are in "
-        f"{folder}/"
+    seconds = time.perf_counter() - started
+    return Result(
+        f"\n{demo_table(path)}\n\npermuted network b differs from b by {pair.deviation:.0e} of its "
+        f"largest output; {seconds:.0f} s; the checkpoint, curves and pictures are in {folder}/",
+        {
+            "files": [folder / name for name in FILES],
+            "alphas": path.alphas,
+            "metrics": path.metrics,
+            "permutation_deviation": pair.deviation,
+            "seconds": seconds,
+        },
     )
 
 

@@ -16,7 +16,7 @@ from repair_kernels.affine import ChannelAffine
 from repair_kernels.folding.correction import Correction, put
 from repair_kernels.folding.makers import into_layer, into_norm
 from repair_kernels.folding.readers import into_norms, into_readers
-from repair_kernels.graph import NetworkGraph, State
+from repair_kernels.graph.network import NetworkGraph, State
 
 __all__ = ["Folded", "fold", "fold_and_locate"]
 

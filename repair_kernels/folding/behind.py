@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.folding.makers import running_statistics
-from repair_kernels.graph import NetworkGraph, State
+from repair_kernels.graph.network import NetworkGraph, State
 from repair_kernels.rules import argument
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from repair_kernels.graph import NetworkGraph, State
+from repair_kernels.graph.network import NetworkGraph, State
 from repair_kernels.rules import argument, packet
 
 aten = torch.ops.aten

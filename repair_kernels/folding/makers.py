@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from repair_kernels.folding.correction import Changes, Correction, convolution_form, scaled
-from repair_kernels.graph import NetworkGraph, State
+from repair_kernels.graph.network import NetworkGraph, State
+from repair_kernels.graph.taps import CONVOLUTIONS, LAYERS, NORMS
 from repair_kernels.rules import argument, packet, shape
-from repair_kernels.taps import CONVOLUTIONS, LAYERS, NORMS
 
 aten = torch.ops.aten
 RUNNING_NORMS = {aten.batch_norm, aten.instance_norm}

@@ -17,9 +17,9 @@ from torch.fx import Node
 
 from repair_kernels.folding.correction import Changes, Correction, convolution_form
 from repair_kernels.folding.makers import RUNNING_NORMS, running_statistics, scaled_weight
-from repair_kernels.graph import NetworkGraph, State
+from repair_kernels.graph.network import NetworkGraph, State
+from repair_kernels.graph.taps import CONVOLUTIONS, LAYERS
 from repair_kernels.rules import IDENTITIES, argument, packet, shape
-from repair_kernels.taps import CONVOLUTIONS, LAYERS
 
 aten = torch.ops.aten
 

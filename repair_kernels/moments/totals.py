@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -58,9 +59,14 @@ def require_samples(n_samples: int) -> int:
     return n_samples
 
 
+def is_count(count: object) -> TypeGuard[int]:
+    """Tell whether this is a whole number of at least 0."""
+    return isinstance(count, int) and not isinstance(count, bool) and count >= 0
+
+
 def check_count(name: str, count: int) -> None:
     """Refuse what is no number of samples, or of images."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+    if not is_count(count):
         raise ArgumentError(f"`{name}` must be an int of at least 0; got {count!r}.")
 
 

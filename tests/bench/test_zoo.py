@@ -13,8 +13,8 @@ from bench import zoo
 from bench.zoo_names import FAMILIES
 from bench.zoo_tables import is_whole
 from models.resnet import CifarResNet
-from repair_kernels.graph import trace
-from repair_kernels.permutation import permute
+from repair_kernels.graph.network import trace
+from repair_kernels.graph.permutation import permute
 
 ROWS = json.loads(zoo.RESULTS.read_text())["rows"]
 NAMES = [name for family in FAMILIES.values() for name in family.names]

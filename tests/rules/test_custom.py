@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import repair_kernels as rk
 from repair_kernels.errors import ArgumentError, FunctionChangedError
-from repair_kernels.graph import state_of
+from repair_kernels.graph.network import state_of
 from repair_kernels.rules import ACTIVATIONS, RULES, Axes, Tracker, argument, reason, reduce
 from tests.equivariance import Calls, moved
 from tests.networks import lively

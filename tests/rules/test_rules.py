@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from repair_kernels.graph import NetworkGraph, trace
-from repair_kernels.permutation import permute
+from repair_kernels.graph.network import NetworkGraph, trace
+from repair_kernels.graph.permutation import permute
 from tests.equivariance import ROUNDING, deranged, deviation, shuffled
 from tests.networks import lively
 from tests.rules import (

@@ -1,0 +1,88 @@
+"""`repair-kernels stats` and `merge-stats`: one pass over the data, in shards and after kills."""
+
+import argparse
+import os
+from pathlib import Path
+
+from repair_kernels.atomic import remove_leftovers
+from repair_kernels.cli.data import load_data
+from repair_kernels.cli.files import check_output
+from repair_kernels.cli.networks import load_models
+from repair_kernels.cli.processes import Process
+from repair_kernels.cli.results import Result
+from repair_kernels.errors import ArgumentError
+from repair_kernels.images import ImageLoader
+from repair_kernels.statistics.collecting import compute_stats
+from repair_kernels.statistics.parts import merge_files
+from repair_kernels.statistics.resuming import Checkpointing
+
+
+def run_stats(options: argparse.Namespace, process: Process) -> Result:
+    """Compute the statistics of two networks, or of one shard of the data, and write them."""
+    output = check_output(options)
+    model_a, model_b = load_models(options)
+    data = load_data(options, process)
+    if options.shard and process.size > 1 and not isinstance(data.batches, ImageLoader):
+        raise ArgumentError(
+            "`--shard` under torchrun needs data whose images have numbers; "
+            f"{options.data} has none; give a folder of images or tar shards, or leave one out"
+        )
+    checkpointing = Checkpointing(
+        options.checkpoint or f"{os.fspath(options.output)}.partial",
+        options.checkpoint_every,
+        resume=options.resume,
+    )
+    stats = compute_stats(
+        model_a,
+        model_b,
+        data.batches,
+        taps=options.tap,
+        cross="all" if options.cross_all else options.cross,
+        joint=options.joint,
+        n_samples=data.n_samples,
+        device=options.device,
+        precision=options.precision,
+        compile=options.compile,
+        totals=options.totals,
+        shard=options.shard or ("1/1" if process.size == 1 else None),
+        checkpointing=checkpointing,
+        **process.grouped,
+    )
+    if process.is_first:
+        remove_leftovers(output)
+        stats.save(output)
+    process.wait()
+    if process.size > 1:
+        checkpointing = checkpointing.of_rank(process.rank, process.size)
+    Path(checkpointing.path).unlink(missing_ok=True)
+    said = f" (shard {options.shard})" if options.shard else ""
+    return Result(
+        f"{len(stats)} taps, {stats.n_images} images{said}, written to {output}",
+        {
+            "output": output,
+            "taps": list(stats),
+            "images": stats.n_images,
+            "shard": options.shard,
+            "data": data.reference,
+        },
+    )
+
+
+def run_merge_stats(options: argparse.Namespace, process: Process) -> Result:
+    """Merge the statistics files of shards into one."""
+    output = check_output(options)
+    stats = merge_files(options.parts, partial=options.partial)
+    stats.save(output)
+    coverage = stats.fingerprint.coverage if stats.fingerprint else None
+    is_whole = not (coverage and (coverage.missing or coverage.missing_shards))
+    said = "" if is_whole else " (not all)"
+    return Result(
+        f"{len(options.parts)} parts, {stats.n_images} images{said}, written to {output}",
+        {
+            "output": output,
+            "parts": options.parts,
+            "images": stats.n_images,
+            "missing_images": coverage.missing if coverage else [],
+            "missing_shards": coverage.missing_shards if coverage else [],
+        },
+    )

@@ -1,0 +1,131 @@
+"""Data by name: which images of which kind, with what a merged file says of them."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from repair_kernels.batches import input_of
+from repair_kernels.checkpoints import load_metadata
+from repair_kernels.cli import main
+from repair_kernels.cli.data import first_input, load_data, load_test_data
+from repair_kernels.cli.processes import Process
+from repair_kernels.errors import ArgumentError, CheckpointError
+from repair_kernels.images import open_images
+from tests.networks import PLAIN
+
+
+def options(data: str | Path, **given) -> argparse.Namespace:
+    usual = {"data_arg": [], "samples": None, "seed": 0, "batch_size": 4, "workers": 0}
+    usual |= {"preprocessing": "imagenet", "image_size": 8, "device": None, "input_shape": None}
+    usual |= {"eval_data": None, "eval_data_arg": []}
+    return argparse.Namespace(data=str(data), **{**usual, **given})
+
+
+def inputs(batches) -> torch.Tensor:
+    found = [input_of(batch, number) for number, batch in enumerate(batches)]
+    return torch.cat(found) if found else torch.empty(0, 1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Seven images of two classes."""
+    image = pytest.importorskip("PIL.Image")
+    for number in range(7):
+        path = tmp_path / "images" / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", (12, 10), (30 * number, 255 - 30 * number, 7)).save(path)
+    return tmp_path / "images"
+
+
+def test_a_folder_of_images_has_labels_and_a_fingerprint(folder: Path) -> None:
+    data = load_data(options(folder))
+    batches = list(data.batches)
+    assert [len(images) for images, _ in batches] == [4, 3]
+    assert batches[0][0].shape == (4, 3, 8, 8)
+    assert torch.cat([labels for _, labels in batches]).tolist() == [0, 0, 0, 0, 1, 1, 1]
+    source = open_images(folder, image_size=8)
+    assert data.reference["fingerprint"] == source.fingerprint
+    assert data.reference["data"] == str(folder)
+
+
+def test_samples_of_a_folder_are_drawn_by_the_seed(folder: Path) -> None:
+    drawn = [inputs(load_data(options(folder, samples=5, seed=s)).batches) for s in (0, 0, 1)]
+    assert len(drawn[0]) == 5
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_test_data_is_all_of_it(folder: Path) -> None:
+    given = options(folder, samples=5)
+    assert len(inputs(load_test_data(given))) == 7
+    given.eval_data, given.data = given.data, "absent.pt"
+    assert len(inputs(load_test_data(given))) == 7
+
+
+def test_preprocessing_is_an_option(folder: Path) -> None:
+    data = load_data(options(folder, preprocessing="none", image_size=None))
+    assert inputs(data.batches).shape == (7, 3, 10, 12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
+def test_processes_have_all_images_between_them(folder: Path, size: int) -> None:
+    parts = [load_data(options(folder), Process(rank, size)).batches for rank in range(size)]
+    shares = [inputs(part) for part in parts if len(part)]  # type: ignore[arg-type]
+    assert torch.equal(torch.cat(shares), inputs(load_data(options(folder)).batches))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(("samples", "used"), [(None, 20), (13, 13), (99, 20)])
+@pytest.mark.parametrize("kind", ["file", "callable"])
+def test_processes_take_turns_at_batches(
+    tmp_path: Path, monkeypatch, size: int, samples: int | None, used: int, kind: str
+) -> None:
+    numbers = torch.arange(20.0)[:, None]
+    torch.save({"x": numbers, "y": torch.zeros(20, dtype=torch.int64)}, tmp_path / "data.pt")
+    (tmp_path / "numbered.py").write_text(
+        "import torch\n"
+        "def batches():\n"
+        "    numbers = torch.arange(20.0)[:, None]\n"
+        "    return ([x, torch.zeros(len(x), dtype=torch.int64)] for x in numbers.split(3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    reference = tmp_path / "data.pt" if kind == "file" else "numbered:batches"
+    found = []
+    for rank in range(size):
+        data = load_data(options(reference, samples=samples), Process(rank, size))
+        found += inputs(data.batches)[: data.n_samples, 0].tolist()
+    assert sorted(found) == numbers[:used, 0].tolist()
+
+
+def test_a_shape_stands_for_data(folder: Path) -> None:
+    found, is_real = first_input(options("", input_shape=(3, 4)))
+    assert (found.shape, is_real) == ((2, 3, 4), False)
+    found, is_real = first_input(options(folder))
+    assert (found.shape, is_real) == ((4, 3, 8, 8), True)
+    with pytest.raises(ArgumentError, match="neither `--data` nor `--input-shape` is given"):
+        first_input(options(""))
+
+
+def test_labels_of_another_number_are_refused(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(4, 2), "y": torch.zeros(5)}, tmp_path / "data.pt")
+    with pytest.raises(CheckpointError, match=r"must hold inputs, and labels .* got \[.*\]; save"):
+        load_data(options(tmp_path / "data.pt"))
+
+
+@pytest.mark.usefixtures("torch_backend")
+def test_networks_are_merged_on_a_folder_of_images(
+    folder: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a", 0), ("b", 1)):
+        torch.save(PLAIN.network(seed).state_dict(), f"{name}.pt")
+    command = ["merge", "--model", "tests.networks:plain_batch_norm", "--a", "a.pt", "--b", "b.pt"]
+    command += ["--data", str(folder), "--image-size", "6", "--samples", "5", "--batch-size", "4"]
+    assert main([*command, "--variant", "forward", "-o", "merged.safetensors"]) == 0
+    assert "statistics of 5 images" in capsys.readouterr().out
+    said = json.loads(load_metadata("merged.safetensors")["data"])
+    assert (said["images"], said["samples"], said["seed"]) == (5, 5, 0)
+    assert len(said["fingerprint"]) == 64

@@ -1,0 +1,241 @@
+"""What statistics need is known before they are computed, and refused where it is not there."""
+
+import gc
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from repair_kernels.errors import ArgumentError, InsufficientMemoryError
+from repair_kernels.graph.execution import execute
+from repair_kernels.graph.network import state_of, trace
+from repair_kernels.statistics.collecting import compute_stats
+from repair_kernels.statistics.memory_plan import (
+    _available,
+    _in_group,
+    activation_peak,
+    free_memory,
+    in_words,
+    plan_memory,
+)
+from tests.networks import FAMILIES
+
+CUDA = torch.device("cuda:0")
+CPU = torch.device("cpu")
+N = 5
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of all memory that operators return, while it is alive."""
+
+    def __init__(self, known: list[Tensor]):
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if not isinstance(value, Tensor):
+                continue
+            storage = value.untyped_storage()
+            if storage._cdata not in self._seen:
+                self._seen.add(storage._cdata)
+                self.bytes += storage.nbytes()
+                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.bytes)
+        return result
+
+    def _forget(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.bytes -= size
+
+
+@pytest.mark.parametrize(
+    ("name", "meet"),
+    [
+        ("mlp", True),
+        ("vgg_batch_norm", False),
+        ("resnet_option_a", True),
+        ("resnet_layer_norm", False),
+        ("resnet_layer_norm", True),
+    ],
+)
+def test_the_peak_of_activations_is_what_is_alive_at_once(name, meet) -> None:
+    family = FAMILIES[name]
+    model, batch = family.network(0), family.inputs(N)
+    graph = trace(model, batch)
+    states = [state_of(model), state_of(family.network(1))]
+    taps = graph.match_taps if meet else ()
+    known = [batch, *(tensor for state in states for tensor in state.values())]
+    gc.collect()
+    with torch.no_grad(), Alive(known) as alive:
+        execute(graph, states, batch, lambda tap, values: None, taps)
+    # What an operator needs within itself is alive as well, so that this is a bound from below.
+    assert 0.7 * alive.peak <= activation_peak(graph, N, taps) <= alive.peak
+
+
+def test_activations_grow_with_the_batch_and_less_where_they_are_written_over() -> None:
+    family = FAMILIES["vgg_batch_norm"]
+    graph = trace(family.network(0), family.inputs(2))
+    one = activation_peak(graph, 1)
+    assert activation_peak(graph, 7) == 7 * one
+    assert activation_peak(graph, 1, overwrite=True) < one
+    assert activation_peak(graph, 1, graph.match_taps) >= one
+
+
+@pytest.fixture(scope="module")
+def graph():
+    model = nn.Sequential(
+        nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 2)
+    )
+    return trace(model, torch.zeros(2, 3)), state_of(model)
+
+
+def planned(graph, products, device=CUDA, free=10**9, **options):
+    return plan_memory(
+        graph[0],
+        [graph[1]] * 2,
+        torch.zeros(4, 3),
+        products,
+        device=device,
+        free=lambda place: free,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("products", "numbers"),
+    [
+        ({"0": "none"}, 4 * 64),
+        ({"0": "cross"}, 4 * 64 + 64 * 64),
+        ({"0": "joint", "2": "none"}, 4 * 64 + 3 * 64 * 64 + 4 * 16),
+        ({"0": "diagonal", "2": "cross"}, 4 * 64 + 64 + 4 * 16 + 16 * 16),
+        ({}, 0),
+    ],
+)
+def test_totals_are_eight_bytes_for_each_number_that_is_kept(graph, products, numbers) -> None:
+    assert planned(graph, products).totals == 8 * numbers
+
+
+def test_totals_are_those_that_statistics_have(graph) -> None:
+    family = FAMILIES["resnet_projection"]
+    a, b, x = family.network(0), family.network(1), family.inputs(N)
+    stats = compute_stats(a, b, [x], joint=True, backend="torch")
+    products = {tap: moments.products for tap, moments in stats.items()}
+    plan = plan_memory(trace(a, x), [state_of(a)] * 2, x, products, device=CPU)
+    held = [tensor for moments in stats.values() for tensor in moments.tensors.values()]
+    assert plan.totals == sum(tensor.nbytes for tensor in held)
+
+
+def test_weights_count_where_they_are_still_to_be_brought(graph) -> None:
+    size = sum(tensor.nbytes for tensor in graph[1].values())
+    assert planned(graph, {}).weights == 2 * size
+    assert planned(graph, {}, device=CPU).weights == 0
+
+
+def test_a_compiler_is_only_counted_its_batch(graph) -> None:
+    assert planned(graph, {}, compile=True).activations == 4 * 3 * 4
+
+
+def test_totals_go_to_the_host_where_they_do_not_fit_on_the_device(graph) -> None:
+    products = {"0": "cross"}
+    plan = planned(graph, products)
+    assert not plan.on_host
+    short = planned(graph, products, free=plan.device_bytes - 1)
+    assert short.on_host
+    assert short.device_bytes == plan.device_bytes - plan.totals
+    assert short.host_bytes == plan.totals
+    assert not planned(graph, products, free=0, totals="device").on_host
+    assert planned(graph, products, totals="host").on_host
+    assert not planned(graph, products, device=CPU, free=0, totals="host").on_host
+
+
+def test_what_does_not_fit_is_refused_with_all_its_parts(graph) -> None:
+    plan = planned(graph, {"0": "cross"})
+    plan.check(lambda place: plan.device_bytes)
+    with pytest.raises(
+        InsufficientMemoryError,
+        match=r"need at least \d.* KiB on cuda:0 \(.* of weights, .* of activations of 4 images, "
+        r"32\.0 KiB of sums of one batch, 34\.0 KiB of totals\), but 1\.0 KiB are free; use "
+        r'smaller batches, fewer taps in `cross`, totals="host", or a machine with more memory',
+    ):
+        plan.check(lambda place: 1024)
+    on_host = replace(plan, on_host=True)
+    with pytest.raises(InsufficientMemoryError, match="at least 34.0 KiB on cpu .* on the host"):
+        on_host.check(lambda place: 0 if place == CPU else 10**9)
+    on_host.check(lambda place: None)
+
+
+def test_statistics_are_refused_before_anything_is_computed(graph, monkeypatch) -> None:
+    def batches():
+        yield torch.zeros(4, 12)
+        pytest.fail("a batch was asked for")
+
+    monkeypatch.setattr("repair_kernels.statistics.memory_plan.free_memory", lambda place: 100)
+    a, b = (FAMILIES["mlp"].network(seed) for seed in (0, 1))
+    with pytest.raises(InsufficientMemoryError, match="but 100 bytes are free"):
+        compute_stats(a, b, batches())
+
+
+def test_an_unknown_place_is_refused(graph) -> None:
+    with pytest.raises(ArgumentError, match="must be one of 'auto', 'device', 'host'; got 'disk';"):
+        planned(graph, {}, totals="disk")
+
+
+def test_free_memory_is_what_the_system_and_the_container_leave(tmp_path) -> None:
+    assert free_memory(torch.device("meta")) is None
+    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable:    10 kB\n")
+    assert _available(tmp_path / "meminfo") == 10240
+    assert _available(tmp_path / "absent") is None
+    assert _in_group(tmp_path) is None
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _in_group(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert _in_group(tmp_path) == 450
+
+
+def test_sizes_are_said_in_the_unit_that_fits() -> None:
+    assert [in_words(1023), in_words(2048), in_words(2**60)] == [
+        "1023 bytes",
+        "2.0 KiB",
+        "1048576.0 TiB",
+    ]
+
+
+# --- totals apart from the device ----------------------------------------------------------------
+
+
+def test_the_place_of_the_totals_changes_nothing() -> None:
+    family = FAMILIES["mlp"]
+    a, b = family.network(0), family.network(1)
+    batches = [family.inputs(n, n) for n in (4, 3)]
+    here, host = (
+        compute_stats(a, b, batches, joint=True, totals=place, backend="torch")
+        for place in ("device", "host")
+    )
+    for tap, moments in here.items():
+        for name, value in moments.tensors.items():
+            assert torch.equal(host[tap].tensors[name], value)
+
+
+@pytest.mark.gpu
+def test_totals_on_the_host_are_those_on_the_device() -> None:
+    family = FAMILIES["resnet_projection"]
+    a, b = family.network(0).cuda(), family.network(1).cuda()
+    batches = [family.inputs(n, n).cuda() for n in (4, 3)]
+    here, host = (
+        compute_stats(a, b, batches, joint=True, totals=place) for place in ("device", "host")
+    )
+    for tap, moments in here.items():
+        for name, value in moments.tensors.items():
+            kept = host[tap].tensors[name]
+            assert kept.device.type == "cpu"
+            scale = value.abs().max().item()
+            torch.testing.assert_close(kept, value.cpu(), rtol=1e-12, atol=1e-12 * scale)

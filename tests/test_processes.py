@@ -1,0 +1,256 @@
+"""Whole calls on several processes: all get what one process gets from all of the data."""
+
+import functools
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import repair_kernels as rk
+from repair_kernels.errors import RepairKernelsError
+from repair_kernels.images import SyntheticImages
+from tests.networks import PLAIN
+from tests.processes import WORLD, meet, run_ranks
+
+# The interpreter of kernels takes no two threads at once, in which two networks run on a CPU.
+pytestmark = pytest.mark.usefixtures("torch_backend")
+
+N = 48
+# Where one rank's share of the images ends and the next one's starts.
+SHARES = {1: [0, N], 2: [0, 17, N], 3: [0, 0, 11, N]}
+VARIANTS = ("sequential", "reset_norm", "closed_form", "forward", "distilled")
+SAME_AS_ONE = ("sequential", "reset_norm", "closed_form")
+State = dict[str, Tensor]
+
+
+@functools.cache
+def pair() -> tuple[nn.Module, nn.Module]:
+    """In float64, so that a convolution's rounding, which depends on the batch, is out of sight."""
+    return PLAIN.network(0).double(), PLAIN.network(1).double()
+
+
+def images(start: int = 0, stop: int = N) -> list[Tensor]:
+    """Some images of one set in batches of five; none at all, where there are none."""
+    chosen = PLAIN.inputs(N).double()[start:stop]
+    return list(chosen.split(5)) if len(chosen) else []
+
+
+def statistics(batches: list[Tensor], group: object) -> rk.PairedStats:
+    return rk.compute_stats(*pair(), batches, process_group=group)
+
+
+def calibrated(variant: str, batches: list[Tensor], group: object) -> State:
+    network = rk.calibrate(*pair(), batches, variant=variant, process_group=group)
+    return dict(network.state_dict())
+
+
+def repaired(batches: list[Tensor], group: object) -> tuple[State, rk.RepairReport]:
+    result = rk.repair(*pair(), batches, variant="sequential", process_group=group)
+    return dict(result.model.state_dict()), result.report
+
+
+def swept(batches: list[Tensor], group: object) -> rk.Path:
+    held_out = PLAIN.inputs(9, seed=5).double()
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        return {"loss": float(model(held_out).square().mean().detach())}
+
+    return rk.sweep(
+        *pair(), batches, evaluate, alphas=[0.5], variants=["reset_norm"], process_group=group
+    )
+
+
+def numbered(batches: list[Tensor], group: Any) -> rk.PairedStats:
+    """Statistics of a source's images, which say which ones they are of."""
+    source = SyntheticImages(N, 6)
+    own = source.indices(group.rank(), group.size()) if group else range(N)
+    loader = source.loader(5, start=own.start, stop=own.stop if batches else own.start)
+    networks = (PLAIN.network(seed) for seed in (0, 1))
+    return rk.compute_stats(*networks, loader, process_group=group)
+
+
+def poisoned(batches: list[Tensor], group: object) -> None:
+    statistics([batch * float("nan") for batch in batches], group)
+
+
+def interrupted(batches: list[Tensor], group: object) -> None:
+    def stream() -> Iterator[Tensor]:
+        yield batches[0]
+        raise OSError("the disk is gone")
+
+    statistics(stream() if len(batches) > 3 else batches, group)  # type: ignore[arg-type]
+
+
+CALLS: dict[str, Callable] = {
+    "stats": statistics,
+    **{variant: functools.partial(calibrated, variant) for variant in VARIANTS},
+    "repair": repaired,
+    "sweep": swept,
+    "numbered": numbered,
+}
+
+
+@functools.cache
+def alone(name: str) -> Any:
+    """What one process gets from all of the data."""
+    return CALLS[name](images(), None)
+
+
+# Which rank of three fails: the first one has no images, the last one has the most.
+FAILURES: dict[str, Callable] = {
+    "poisoned": lambda own, group: (poisoned if len(own) > 3 else statistics)(own, group),
+    "interrupted": interrupted,
+    "batch_mean": lambda own, group: rk.calibrate(
+        *pair(), own, batch_mean=True, process_group=group
+    ),
+    "weights": lambda own, group: rk.calibrate(
+        PLAIN.network(2 + (len(own) > 3)).double(), pair()[1], own, process_group=group
+    ),
+    "nothing": lambda own, group: statistics([], group),
+    "shapes": lambda own, group: statistics([b[..., :5] for b in own] if own[5:] else own, group),
+}
+
+
+def work(rank: int, folder: Path) -> None:
+    meet(rank, folder)
+    for size in (1, 2, 3):
+        members = list(range(size))
+        group = dist.new_group(members)
+        if rank not in members:
+            continue
+        own = images(*SHARES[size][rank : rank + 2])
+        for name, call in CALLS.items():
+            if size == 3 or name == "stats" or (name, size) == ("sequential", 2):
+                (folder / f"{name} {size} {rank}").write_bytes(pickle.dumps(call(own, group)))
+    own = images(*SHARES[3][rank : rank + 2])
+    for name, call in FAILURES.items():
+        try:
+            said = repr(call(own, dist.group.WORLD))
+        except (RepairKernelsError, OSError) as error:
+            said = f"{type(error).__name__}: {error}"
+        (folder / f"{name} {rank}").write_text(said)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    run_ranks(work, folder)
+    return folder
+
+
+def found(folder: Path, name: str, size: int = 3) -> list:
+    files = [folder / f"{name} {size} {rank}" for rank in range(size)]
+    return [pickle.loads(file.read_bytes()) for file in files]
+
+
+def assert_same_bits(states: list[State]) -> None:
+    for state in states:
+        assert state.keys() == states[0].keys()
+        assert all(torch.equal(state[name], states[0][name]) for name in state)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_statistics_are_those_of_one_process(folder: Path, size: int) -> None:
+    results, expected = found(folder, "stats", size), alone("stats")
+    for stats in results:
+        assert (list(stats), stats.n_images) == (list(expected), N)
+        for tap, moments in expected.items():
+            for name, value in moments.tensors.items():
+                ours = getattr(stats[tap], name)
+                torch.testing.assert_close(ours, value, rtol=1e-10, atol=1e-10)
+                assert torch.equal(ours, getattr(results[0][tap], name))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_rank_calibrates_to_the_same_bits(folder: Path, variant: str) -> None:
+    assert_same_bits(found(folder, variant))
+
+
+@pytest.mark.parametrize("variant", SAME_AS_ONE)
+def test_a_calibration_is_that_of_one_process(folder: Path, variant: str) -> None:
+    expected = alone(variant)
+    for size in (2, 3) if variant == "sequential" else (3,):
+        ours = found(folder, variant, size)[0]
+        assert ours.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("variant", "allowed"), [("forward", 0.1), ("distilled", 0.1)])
+def test_ranks_that_cut_their_own_pieces_come_close(
+    folder: Path, variant: str, allowed: float
+) -> None:
+    """The pieces that "forward" normalises by and the steps of "distilled" are other ones."""
+    expected, start = alone(variant), rk.interpolate(*pair()).state_dict()
+    ours = found(folder, variant)[0]
+    floats = [name for name in expected if expected[name].is_floating_point()]
+    apart = sum(float((ours[name] - expected[name]).square().sum()) for name in floats)
+    moved = sum(float((start[name] - expected[name]).square().sum()) for name in floats)
+    assert apart < allowed**2 * moved
+
+
+def test_the_whole_gives_the_same_network_and_report_on_all(folder: Path) -> None:
+    results = found(folder, "repair")
+    assert_same_bits([state for state, _ in results])
+    assert len({repr(report) for _, report in results}) == 1
+    report, expected = results[0][1], alone("repair")[1]
+    assert report.n_images == expected.n_images == N
+    for name in ("corrected", "aligned", "standard_error"):
+        ours, theirs = (getattr(r.losses, name) for r in (report, expected))
+        assert ours == pytest.approx(theirs, rel=1e-6)
+    for tap, exactness in report.exactness.items():
+        assert exactness.std == pytest.approx(expected.exactness[tap].std, abs=1e-6)
+
+
+def test_a_path_is_that_of_one_process(folder: Path) -> None:
+    for path in found(folder, "sweep"):
+        assert path.alphas == alone("sweep").alphas
+        ours, theirs = (p.metrics["reset_norm"]["loss"] for p in (path, alone("sweep")))
+        assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_statistics_of_numbered_images_say_which_all_ranks_have_seen(folder: Path) -> None:
+    coverage = {stats.fingerprint.coverage for stats in found(folder, "numbered")}
+    # The first rank has no images, so those of its share are missing.
+    assert [each.ranges for each in coverage] == [((16, 48),)]
+    assert alone("numbered").fingerprint.coverage.ranges == ((0, 48),)
+
+
+def said(folder: Path, name: str) -> list[str]:
+    return [(folder / f"{name} {rank}").read_text() for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("poisoned", "NonFiniteActivationError: activations must be finite; network a has NaN"),
+        ("interrupted", "OSError: the disk is gone"),
+    ],
+)
+def test_an_error_on_one_rank_is_an_error_on_all(folder: Path, name: str, own: str) -> None:
+    words = said(folder, name)
+    assert words[2].startswith(own)
+    told = f"FailedRankError: all 3 ranks must come through; rank 2 failed with {own}"
+    assert all(other.startswith(told) for other in words[:2])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("batch_mean", "ArgumentError: `batch_mean` averages over the batches of one process"),
+        (
+            "weights",
+            "StatisticsMismatchError: all ranks must have the same two networks; the weights",
+        ),
+        ("nothing", "EmptyDataError: `batches` must hold at least one image on some rank"),
+        ("shapes", "CalibrationDataError: all ranks must have inputs of one shape and dtype; rank"),
+    ],
+)
+def test_what_cannot_be_is_refused_on_all(folder: Path, name: str, words: str) -> None:
+    assert all(told.startswith(words) for told in said(folder, name))
