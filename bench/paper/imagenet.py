@@ -3,7 +3,7 @@
     IMAGES/train/<class>/*, IMAGES/val/<class>/*          python -m bench.paper --imagenet IMAGES
     CHECKPOINTS/resnet50_a.pth, resnet50_b.pth                            --checkpoints CHECKPOINTS
 
-Images are scaled and cropped as `bench/imagenet_stats.py` does. A checkpoint may have any suffix
+Images are prepared as torchvision's published weights expect them. A checkpoint may have any suffix
 that `repair_kernels.checkpoints` reads.
 """
 
@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch import nn
 
-from bench.imagenet_stats import CROPPED, ImageFolder
 from models.resnet import imagenet_resnet18, imagenet_resnet50
 from repair_kernels.checkpoints import load_into, load_state_dict
+from repair_kernels.images import ImageSource, open_images
 
 NETWORKS = {
     "resnet18": imagenet_resnet18,
@@ -30,30 +28,6 @@ NETWORKS = {
 
 class MissingError(Exception):
     """What an experiment needs of the user is not there; the message says what."""
-
-
-class LabelledImages(Dataset[tuple[Tensor, int]]):
-    """The images of `root/<class>/` with the number of their class, in the order of names."""
-
-    def __init__(self, root: Path, size: int) -> None:
-        self.images = ImageFolder(root, size)
-        names = [path.relative_to(root).parts[0] for path in self.images.paths]
-        number = {name: place for place, name in enumerate(sorted(set(names)))}
-        self.labels = [number[name] for name in names]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], self.labels[index]
-
-
-def loader(folder: Path, n: int | None, *, size: int = CROPPED, workers: int = 0) -> DataLoader:
-    """Return batches of `n` images of all classes, drawn once and for all; None: all of them."""
-    images = LabelledImages(folder, size)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    chosen = Subset(images, order[: n or len(order)].sort().values.tolist())
-    return DataLoader(chosen, batch_size=100, num_workers=workers)
 
 
 def networks(name: str, checkpoints: Path | None, device: torch.device) -> list[nn.Module]:
@@ -76,16 +50,15 @@ def networks(name: str, checkpoints: Path | None, device: torch.device) -> list[
     return models
 
 
-def images_of(folder: Path | None, calibration: int, size: int) -> tuple[Any, Any]:
-    """Return the batches that calibrate, and those that measure.
+def images_of(folder: Path | None, calibration: int, size: int) -> tuple[ImageSource, ImageSource]:
+    """Return the images that calibrate, drawn once and for all, and those that measure.
 
     Raises:
         MissingError: when the folder is not there
     """
     if folder is None or not (folder / "train").is_dir() or not (folder / "val").is_dir():
         raise MissingError("needs ImageNet: --imagenet with `train` and `val`")
-    workers = 8 if torch.cuda.is_available() else 0
-    return (
-        loader(folder / "train", calibration, size=size, workers=workers),
-        loader(folder / "val", None, size=size, workers=workers),
-    )
+    every = open_images(folder / "train", image_size=size)
+    samples = min(calibration, len(every))
+    drawn = open_images(folder / "train", samples=samples, image_size=size)
+    return drawn, open_images(folder / "val", image_size=size)

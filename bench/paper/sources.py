@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.imagenet_stats import CROPPED
 from bench.paper import imagenet
 from bench.paper.baselines import split_baselines
 from bench.paper.endpoints import ROOT, default_precision, labelled, settings_of, trained
@@ -62,7 +61,7 @@ class Settings:
     cache: Path | None = None
     imagenet: Path | None = None
     checkpoints: Path | None = None
-    image_size: int = CROPPED
+    image_size: int = 224
     train_only: bool = False
 
     def training(self, recipe: Recipe, images: dict[str, Any]) -> dict[str, Any]:
@@ -211,10 +210,20 @@ def _of_others(pair: Pair, settings: Settings) -> Source:
 
 
 def _of_the_user(point: Point, settings: Settings) -> Source:
-    models = imagenet.networks(point.recipe, settings.checkpoints, settings.device)
+    device = settings.device
+    models = imagenet.networks(point.recipe, settings.checkpoints, device)
     calibration, tests = imagenet.images_of(
         settings.imagenet, settings.size.calibration, settings.image_size
     )
-    identity = {"network": point.recipe, "images": {"set": "imagenet", "test": len(tests.dataset)}}
+    identity = {"network": point.recipe, "images": {"set": "imagenet", "test": len(tests)}}
     facts = {"training": [{"file": f"{point.recipe}_{end}"} for end in "ab"]}
-    return Source(identity, lambda: Opened(models, calibration, tests, facts))
+    workers = 8 if device.type == "cuda" else 0
+
+    def open_pair() -> Opened:
+        batches = [
+            source.loader(100, workers=workers, device=device, labels=True)
+            for source in (calibration, tests)
+        ]
+        return Opened(models, *batches, facts)
+
+    return Source(identity, open_pair)

@@ -63,13 +63,6 @@ def test_the_experiment_runs_on_the_users_images_and_networks(
     assert (tmp_path / "imagenet-filters.png").is_file()
 
 
-def test_labels_are_the_places_of_the_classes_names(folder: Path) -> None:
-    images = imagenet.LabelledImages(folder / "val", 32)
-    assert images.labels == [0] * 4 + [1] * 4 + [2] * 4
-    assert images[5][0].shape == (3, 32, 32)
-    assert images[5][1] == 1
-
-
 def test_without_images_or_networks_the_run_says_what_it_needs(
     folder: Path, tmp_path: Path, small: None
 ) -> None:
