@@ -20,11 +20,11 @@ sys.path.insert(0, str(ROOT))
 from bench import hostile  # noqa: E402
 from repair_kernels.checkpoints import load_metadata, load_state_dict, save_state_dict  # noqa: E402
 from repair_kernels.cli import main as command_line  # noqa: E402
+from repair_kernels.digests import digest_of_tensors  # noqa: E402
 from repair_kernels.errors import RepairKernelsError  # noqa: E402
 from repair_kernels.images import open_images  # noqa: E402
 from repair_kernels.statistics import checkpoint_file  # noqa: E402
 from repair_kernels.statistics.collecting import compute_stats  # noqa: E402
-from repair_kernels.statistics.digests import digest_of_tensors  # noqa: E402
 from repair_kernels.statistics.paired_stats import PairedStats  # noqa: E402
 from repair_kernels.statistics.resuming import Checkpointing  # noqa: E402
 

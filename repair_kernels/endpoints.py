@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from repair_kernels.batches import Batches
+from repair_kernels.digests import digest_of_tensors
 from repair_kernels.errors import (
     ArchitectureMismatchError,
     ArgumentError,
@@ -24,7 +25,6 @@ from repair_kernels.graph.network import (
     trace,
 )
 from repair_kernels.ranks import ALONE, Ranks
-from repair_kernels.statistics.digests import digest_of_tensors
 
 
 def capture_pair(

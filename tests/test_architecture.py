@@ -14,7 +14,7 @@ PACKAGE = ROOT / "repair_kernels"
 
 # From the ground up: a room imports from rows above it in this table, or from its left.
 LAYERS = (
-    ("errors", "atomic", "progress", "version"),
+    ("errors", "atomic", "digests", "progress", "version"),
     ("reference", "kernels"),
     ("ops", "library"),
     ("moments", "axes", "rules", "graph", "ranks", "batches", "endpoints"),

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from repair_kernels.atomic import atomic_path
+from repair_kernels.digests import digest_of_tensors
 from repair_kernels.errors import CheckpointError
 from repair_kernels.moments.pairs import SUMS
 from repair_kernels.moments.totals import is_count
-from repair_kernels.statistics.digests import digest_of_tensors
 from repair_kernels.statistics.fingerprint import Coverage, Fingerprint
 from repair_kernels.statistics.numbered import Position
 from repair_kernels.statistics.running import RunningState

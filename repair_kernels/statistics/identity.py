@@ -7,9 +7,9 @@ import torch
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
+from repair_kernels.digests import digest_of_tensors, digest_of_text
 from repair_kernels.graph.network import NetworkGraph, State
 from repair_kernels.rules import shape
-from repair_kernels.statistics.digests import digest_of_tensors, digest_of_text
 from repair_kernels.statistics.fingerprint import Coverage, Fingerprint
 
 

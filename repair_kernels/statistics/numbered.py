@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 
 from repair_kernels.batches import check_iterable, check_samples, input_of
+from repair_kernels.digests import digest_of_tensors
 from repair_kernels.errors import ArgumentError, CalibrationDataError, EmptyDataError
-from repair_kernels.statistics.digests import digest_of_tensors
 from repair_kernels.statistics.fingerprint import Coverage, Range
 
 MAX_SHARDS = 10**6 - 1

@@ -19,11 +19,11 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from repair_kernels.atomic import atomic_path
+from repair_kernels.digests import digest_of_tensors
 from repair_kernels.errors import CheckpointError
 from repair_kernels.moments import PairedMoments
 from repair_kernels.moments.pairs import SUMS, VECTORS
 from repair_kernels.moments.totals import check_count
-from repair_kernels.statistics.digests import digest_of_tensors
 from repair_kernels.statistics.fingerprint import Fingerprint
 
 FORMAT = "repair_kernels.paired_stats"

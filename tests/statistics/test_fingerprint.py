@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repair_kernels.digests import digest_of_tensors
 from repair_kernels.errors import (
     ArchitectureMismatchError,
     CheckpointError,
@@ -15,7 +16,6 @@ from repair_kernels.errors import (
 from repair_kernels.graph.network import state_of, trace
 from repair_kernels.moments import PairedMoments
 from repair_kernels.statistics.collecting import compute_stats
-from repair_kernels.statistics.digests import digest_of_tensors
 from repair_kernels.statistics.fingerprint import Coverage, Fingerprint, combined
 from repair_kernels.statistics.identity import architecture_digest
 from repair_kernels.statistics.paired_stats import PairedStats

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from repair_kernels.digests import digest_of_tensors
 from repair_kernels.errors import ArgumentError, CalibrationDataError, CheckpointError
 from repair_kernels.statistics import checkpoint_file
 from repair_kernels.statistics.checkpoint_file import FORMAT
 from repair_kernels.statistics.collecting import compute_stats
-from repair_kernels.statistics.digests import digest_of_tensors
 from repair_kernels.statistics.paired_stats import PairedStats
 from repair_kernels.statistics.parts import merge_files
 from repair_kernels.statistics.resuming import Checkpointing
