@@ -20,7 +20,7 @@ from tests.processes import WORLD, meet, run_ranks
 # The interpreter of kernels takes no two threads at once, in which two networks run on a CPU.
 pytestmark = pytest.mark.usefixtures("torch_backend")
 
-N = 48
+N = 110
 # Where one rank's share of the images ends and the next one's starts.
 SHARES = {1: [0, N], 2: [0, 17, N], 3: [0, 0, 11, N]}
 VARIANTS = ("sequential", "reset_norm", "closed_form", "forward", "distilled")

@@ -139,9 +139,9 @@ def test_a_spilled_calibration_has_the_same_bits(variant: str, monkeypatch) -> N
     a, b = pair(FAMILY)
     monkeypatch.setattr("repair_kernels.batches.PIECE_IMAGES", 4)
     x = shifted(FAMILY, 19)
-    wanted = snapshot(rk.calibrate(a, b, [x], variant=variant))
+    wanted = snapshot(rk.calibrate(a, b, [x], variant=variant, on_worse=None))
     monkeypatch.setattr("repair_kernels.calibration.frontier.free_bytes", lambda device: 10_000)
-    assert_same(wanted, snapshot(rk.calibrate(a, b, [x], variant=variant)))
+    assert_same(wanted, snapshot(rk.calibrate(a, b, [x], variant=variant, on_worse=None)))
 
 
 @pytest.mark.parametrize("variant", ["sequential", "reset_norm"])
@@ -158,5 +158,5 @@ def test_every_node_is_computed_once_for_every_piece(variant: str, monkeypatch) 
         return step(run, node)
 
     monkeypatch.setattr(Run, "step", count)
-    rk.calibrate(a, b, [x], variant=variant, stats=stats)
+    rk.calibrate(a, b, [x], variant=variant, stats=stats, on_worse=None)
     assert set(computed.values()) == {16 // 4}
