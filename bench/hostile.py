@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import struct
 import zipfile
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-BURST = 2**30
+BURST = 2**29
 """What the bombs unpack to."""
 DEEP = 100_000
 """How deep lists are nested."""
@@ -22,8 +23,8 @@ DEEP = 100_000
 class Payload:
     """An object whose pickle makes a file where it is loaded."""
 
-    def __init__(self, trap: Path, call: Callable, *arguments: object):
-        self._reduced = call, arguments or (str(trap), "w")
+    def __init__(self, call: Callable, *arguments: object):
+        self._reduced = call, arguments
 
     def __reduce__(self) -> tuple:
         return self._reduced
@@ -33,14 +34,14 @@ def payloads(trap: Path) -> dict[str, bytes]:
     """Return pickles each of which would make the file `trap`."""
     code = f"open({str(trap)!r}, 'w').close()"
     found = {
-        "open": Payload(trap, open),
-        "exec": Payload(trap, exec, code),
-        "eval": Payload(trap, eval, code),
-        "system": Payload(trap, __import__("os").system, f"touch {trap}"),
-        "path": Payload(trap, Path.touch, trap),
+        "exec": Payload(exec, code),
+        "eval": Payload(eval, code),
+        "system": Payload(os.system, f"touch {trap}"),
+        "path": Payload(Path.touch, trap),
+        "written": Payload(Path.write_text, trap, "owned"),
     }
     made = {name: pickle.dumps({"weight": one}, protocol=2) for name, one in found.items()}
-    made["old protocol"] = pickle.dumps(found["open"], protocol=0)
+    made["old protocol"] = pickle.dumps({"weight": found["exec"]}, protocol=0)
     return made
 
 
@@ -66,7 +67,7 @@ def torch_files(trap: Path) -> dict[str, bytes]:
 def numpy_files(trap: Path) -> dict[str, bytes]:
     """Return files that call themselves NumPy's."""
     objects = io.BytesIO()
-    np.savez(objects, weight=np.array([Payload(trap, open)], dtype=object))
+    np.savez(objects, weight=np.array([Payload(Path.touch, trap)], dtype=object))
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         header = io.BytesIO()

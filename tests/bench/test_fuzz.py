@@ -2,7 +2,6 @@
 
 import pickle
 import random
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,12 +52,13 @@ def untidy(path: Path) -> None:
         (executed, "code was run"),
         (broken, "KeyError in test_fuzz.py"),
         (untidy, "left ['part of an output']"),
-        (lambda path: time.sleep(1), "took more than 0 s"),
-        (lambda path: bytearray(2**26) and None, "took "),
+        (lambda path: sum(range(10**7)), "took more than 0 s"),
+        (lambda path: len(b"x" * (2**28 + len(str(path)))), "took "),
     ],
 )
 def test_every_kind_of_fault_is_seen(tmp_path, monkeypatch, read, fault) -> None:
-    monkeypatch.setitem(fuzz.TARGETS, "pt", replace(TARGETS["pt"], read=read))
+    target = replace(TARGETS["pt"], read=read, attacks=hostile.payloads)
+    monkeypatch.setitem(fuzz.TARGETS, "pt", target)
     monkeypatch.setattr(fuzz, "SECONDS", 0.01 if "more than" in fault else 30)
     monkeypatch.setattr(fuzz, "GROWTH", 2**24)
     monkeypatch.setattr(fuzz, "HOSTILE", 1.0)
@@ -90,8 +90,6 @@ def test_the_smallest_files_can_be_damaged(name, data) -> None:
 
 def test_the_payloads_would_run(tmp_path) -> None:
     for payload in hostile.payloads(tmp_path / "trap").values():
-        held = pickle.loads(payload)["weight"]
+        pickle.loads(payload)
         assert (tmp_path / "trap").exists()
-        if hasattr(held, "close"):
-            held.close()
         (tmp_path / "trap").unlink()
