@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import scale_tables, tables, zoo_tables  # noqa: E402
+from bench import ablation_tables, scale_tables, tables, zoo_tables  # noqa: E402
 from bench.tables import read, source  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -44,24 +44,10 @@ def pairs_table() -> str:
     return "\n".join([*lines, "", *(source(file) for file in files)])
 
 
-def ablation_table() -> str:
-    """Return what each choice in merging does to the midpoint."""
-    file = read("ablation.json")
-    pairs = file["pairs"]
-    lines = ["| accuracy in % at alpha = .5 | " + " | ".join(p["pair"] for p in pairs) + " |"]
-    lines.append("|---" * (len(pairs) + 1) + "|")
-    ends = [" / ".join(percent(end) for end in pair["endpoints"]) for pair in pairs]
-    lines.append(f"| endpoints | {' | '.join(ends)} |")
-    for way in max((pair["ways"] for pair in pairs), key=len):
-        merged = [pair["ways"].get(way) for pair in pairs]
-        cells = [percent(metrics) if metrics else "–" for metrics in merged]
-        lines.append(f"| {way} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", source(file)])
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "pairs": pairs_table,
-    "ablation": ablation_table,
+    "ablation": ablation_tables.ways,
+    "ablation_counts": ablation_tables.counts,
     "floors": tables.floors,
     "predictions": tables.predictions,
     "other_predictions": tables.other_predictions,
