@@ -2,7 +2,7 @@
 
     python bench/scale_inputs.py     measure decoding, start-up and compilation on this machine
     python bench/scale_check.py      hold the model against processes on this machine
-    python bench/scale.py            predict: bench/results/scale.json, docs/images/scale.svg
+    python bench/scale.py            predict: bench/results/scale.json, docs/images/scale.png
     python bench/report.py           docs/scale.md's tables
 
 Work is counted (`workload.py`), times of kernels are those of `predict.py`, machines are those of
@@ -198,7 +198,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=RESULTS / "scale.json", metavar="FILE")
     parser.add_argument("--inputs", type=Path, default=RESULTS / "scale_inputs.json")
-    picture = ROOT / "docs" / "images" / "scale.svg"
+    picture = ROOT / "docs" / "images" / "scale.png"
     parser.add_argument("--picture", type=Path, default=picture, metavar="FILE")
     options = parser.parse_args()
     inputs = json.loads(options.inputs.read_text())

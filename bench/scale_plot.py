@@ -15,10 +15,8 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     Solid lines decode files on the way, dashed ones read decoded pixels, dotted ones would need no
     start-up: T(1) / N.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "scale"  # the same names inside the file each time
     sets = dict.fromkeys(row["images"].removesuffix(AHEAD) for row in rows)
     networks = dict.fromkeys(row["network"] for row in rows)
     figure = Figure(figsize=(3.6 * len(sets), 3.4), layout="constrained")
@@ -39,4 +37,4 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     figure.axes[0].set_ylabel("predicted seconds")
     figure.axes[0].legend(fontsize=8)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, metadata={"Date": None})
+    figure.savefig(file, dpi=120)

@@ -183,8 +183,7 @@ class Ranks:
             with self._answering():
                 source = dist.get_global_rank(self._group, rank)
                 dist.broadcast_object_list(held, src=source, group=self._talk)
-        assert held[0] is not None, "the rank that has the tensor gives it"
-        return held[0]
+        return cast(Tensor, held[0])
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
