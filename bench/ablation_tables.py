@@ -31,7 +31,8 @@ def counts() -> str:
         rows = [pair["counts"][variant].get(str(n)) for pair in pairs]
         cells = [f"{100 * row['accuracy']:.2f}" if row else "–" for row in rows]
         lines.append(f"| {variant}, {n:,} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", source(file)])
+    later = [run for run in file.get("added", []) if "--counts" in run["command"]]
+    return "\n".join([*lines, "", *map(source, later or [file])])
 
 
 def _header(corner: str, pairs: list[str]) -> list[str]:
