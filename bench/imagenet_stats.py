@@ -136,7 +136,7 @@ def measure(options: argparse.Namespace, process: Process) -> dict[str, Any]:
             "expected at least 2 batches, as the first one warms up; the images of a process fill "
             f"{min(largest, 1)}. Take more images, or a smaller --batch-size."
         )
-    own = source.indices(process.rank, process.size)
+    own = source.indices(process.rank, process.size, options.batch_size)
     is_cuda = process.device.type == "cuda"
     loader = source.loader(
         options.batch_size,

@@ -36,7 +36,6 @@ def channel_moments(
     x: Tensor,
     *,
     channel_dim: int = 1,
-    near: Tensor | None = None,
     backend: str | None = None,
 ) -> ChannelSums:
     """Compute the mean and the sum of squared deviations of every channel.
@@ -47,8 +46,6 @@ def channel_moments(
         x: activations of any shape and strides, float32, float16, bfloat16 or float64; all
             dimensions but one are positions.
         channel_dim: the dimension that counts channels (1 for images, -1 for rows and tokens).
-        near: a guess of the mean, such as that of earlier batches; float64, shape (c,). It saves a
-            CPU a look at the data, and changes no more than rounding.
         backend: None, "triton" or "torch"; see the module.
 
     Returns:
@@ -65,9 +62,7 @@ def channel_moments(
         ([2.0, 5.0], [2.0, 0.0])
     """
     _check_activation("x", x, channel_dim)
-    chosen = _backend(x, backend=backend)
-    hints = {"near": near} if chosen is reference else {}
-    return chosen.channel_moments(x, channel_dim=channel_dim, **hints)
+    return _backend(x, backend=backend).channel_moments(x, channel_dim=channel_dim)
 
 
 def paired_moments(

@@ -66,10 +66,18 @@ def swept(batches: list[Tensor], group: object) -> rk.Path:
 
 
 def numbered(batches: list[Tensor], group: Any) -> rk.PairedStats:
-    """Statistics of a source's images, which say which ones they are of."""
+    """Statistics of a source's images, which say which ones they are of; some ranks have none."""
+    return whole_batches(batches, group) if batches else of_images(range(0), group)
+
+
+def whole_batches(_: list[Tensor], group: Any) -> rk.PairedStats:
+    """The same where every rank has images."""
     source = SyntheticImages(N, 6)
-    own = source.indices(group.rank(), group.size()) if group else range(N)
-    loader = source.loader(5, start=own.start, stop=own.stop if batches else own.start)
+    return of_images(source.indices(group.rank(), group.size(), 5) if group else range(N), group)
+
+
+def of_images(own: range, group: Any) -> rk.PairedStats:
+    loader = SyntheticImages(N, 6).loader(5, start=own.start, stop=own.stop)
     networks = (PLAIN.network(seed) for seed in (0, 1))
     return rk.compute_stats(*networks, loader, process_group=group)
 
@@ -92,6 +100,7 @@ CALLS: dict[str, Callable] = {
     "repair": repaired,
     "sweep": swept,
     "numbered": numbered,
+    "whole_batches": whole_batches,
 }
 
 
@@ -125,7 +134,7 @@ def work(rank: int, folder: Path) -> None:
             continue
         own = images(*SHARES[size][rank : rank + 2])
         for name, call in CALLS.items():
-            if size == 3 or name == "stats" or (name, size) == ("sequential", 2):
+            if size == 3 or name in ("stats", "whole_batches") or (name, size) == ("sequential", 2):
                 (folder / f"{name} {size} {rank}").write_bytes(pickle.dumps(call(own, group)))
     own = images(*SHARES[3][rank : rank + 2])
     for name, call in FAILURES.items():
@@ -165,6 +174,23 @@ def test_statistics_are_those_of_one_process(folder: Path, size: int) -> None:
                 ours = getattr(stats[tap], name)
                 torch.testing.assert_close(ours, value, rtol=1e-10, atol=1e-10)
                 assert torch.equal(ours, getattr(results[0][tap], name))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_whole_batches_of_float32_networks_give_what_one_process_gives(
+    folder: Path, size: int
+) -> None:
+    """Batches have the same bits whoever has them; what differs is the order of float64 sums."""
+    expected = alone("whole_batches")
+    for stats in found(folder, "whole_batches", size):
+        assert (list(stats), stats.n_images) == (list(expected), N)
+        for tap, moments in expected.items():
+            assert moments.n_samples == stats[tap].n_samples
+            for name, value in moments.tensors.items():
+                ours = getattr(stats[tap], name)
+                torch.testing.assert_close(
+                    ours, value, rtol=1e-12, atol=1e-12 * float(value.abs().max())
+                )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -218,7 +244,7 @@ def test_a_path_is_that_of_one_process(folder: Path) -> None:
 def test_statistics_of_numbered_images_say_which_all_ranks_have_seen(folder: Path) -> None:
     coverage = {stats.fingerprint.coverage for stats in found(folder, "numbered")}
     # The first rank has no images, so those of its share are missing.
-    assert [each.ranges for each in coverage] == [((N // 3, N),)]
+    assert [each.ranges for each in coverage] == [((35, N),)]
     assert alone("numbered").fingerprint.coverage.ranges == ((0, N),)
 
 

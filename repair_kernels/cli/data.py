@@ -89,7 +89,7 @@ def _from_images(
         preprocessing=options.preprocessing,
         image_size=options.image_size,
     )
-    own = source.indices(process.rank, process.size)
+    own = source.indices(process.rank, process.size, options.batch_size)
     is_gpu = str(options.device).startswith("cuda")
     workers = options.workers if options.workers is not None else GPU_WORKERS * is_gpu
     loader = source.loader(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from repair_kernels.errors import ArgumentError
 from repair_kernels.images.loading import ImageLoader
+from repair_kernels.shard import Shard
 
 
 class ImageSource(ABC):
@@ -59,16 +60,17 @@ class ImageSource(ABC):
         """Return stacked images as networks read them; called where the networks run."""
         return batch
 
-    def indices(self, shard: int = 0, n_shards: int = 1) -> range:
+    def indices(self, shard: int = 0, n_shards: int = 1, batch_size: int = 1) -> range:
         """Return the numbers of one shard's images.
 
-            shard k of n holds images  floor(N k / n)  ...  floor(N (k + 1) / n) - 1
-
-        Shards are disjoint, hold every image once, and differ in size by one at most.
+        Shards are disjoint, hold every image once, follow one another, and differ in size by one
+        batch at most.
 
         Args:
             shard: in [0, n_shards)
             n_shards: how many shards there are; with more shards than images some are empty
+            batch_size: shards are made of whole batches of so many images, where there are as many
+                batches as shards: then each batch is one that a single process would have
         """
         is_valid = all(isinstance(n, int) for n in (shard, n_shards)) and 0 <= shard < n_shards
         if not is_valid:
@@ -76,8 +78,7 @@ class ImageSource(ABC):
                 "expected a shard k of n shards with whole numbers 0 <= k < n; got "
                 f"{shard!r} of {n_shards!r}; shards are counted from 0"
             )
-        n = len(self)
-        return range(n * shard // n_shards, n * (shard + 1) // n_shards)
+        return Shard(shard + 1, n_shards).of(range(len(self)), batch_size)
 
     def loader(
         self,

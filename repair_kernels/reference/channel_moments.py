@@ -12,25 +12,26 @@ from .chunks import blocks, channel_view, deviations, sum_dtype
 from .row_sums import MAX_SQUARES, moments_about, row_sums
 from .sums import ChannelSums
 
-# Positions that tell whether 0 will do for a pivot; else their mean does, most of the time.
-GLANCE = 64
+# The pivot is the mean of about so many positions, evenly spread, unless 0 is near it.
+GLANCE_POSITIONS = 128
+GLANCE_PLACES = 16
 
 
-def channel_moments(x: Tensor, *, channel_dim: int = 1, near: Tensor | None = None) -> ChannelSums:
+def channel_moments(x: Tensor, *, channel_dim: int = 1) -> ChannelSums:
     """Return the mean and m2 of every channel of `x` in float64; see `ops.channel_moments`."""
-    return moments_of(channel_view(x, channel_dim), sum_dtype(x), near)
+    return moments_of(channel_view(x, channel_dim), sum_dtype(x))
 
 
-def moments_of(view: Tensor, dtype: torch.dtype, near: Tensor | None = None) -> ChannelSums:
+def moments_of(view: Tensor, dtype: torch.dtype) -> ChannelSums:
     """Return the moments of an activation seen as (images, channels, places), from one pass.
 
-    The pivot is `near`, else the mean of a few positions, or 0 where that is near: then the
-    activation is read in place. Should it prove to be far from the mean, a second pass takes the
-    mean itself.
+    The pivot is the mean of a few positions, or 0 where that is near: then the activation is read
+    in place. Should it prove to be far from the mean, a second pass takes the mean itself. Nothing
+    is remembered of earlier batches: the same batch has the same bits in whatever process.
     """
     if view.numel() == 0:
         return ChannelSums(*view.new_zeros(2, view.shape[1], dtype=torch.float64))
-    moments, is_near = _about(_guess(view, dtype) if near is None else near.to(dtype), view, dtype)
+    moments, is_near = _about(_guess(view, dtype), view, dtype)
     if is_near:
         return moments
     # A square beyond float32: only float64 tells a large value from an infinite one.
@@ -43,7 +44,10 @@ def moments_of(view: Tensor, dtype: torch.dtype, near: Tensor | None = None) -> 
 
 def _guess(view: Tensor, dtype: torch.dtype) -> Tensor | None:
     """Return a guess of the mean of each channel; None if 0 is a good one for all."""
-    glance = view[: max(1, GLANCE // view.shape[2]), :, :GLANCE].to(dtype)
+    n_places = min(view.shape[2], GLANCE_PLACES)
+    n_images = min(view.shape[0], GLANCE_POSITIONS // n_places)
+    # An odd stride meets all columns of images whose width is even, not just the border.
+    glance = view[:: view.shape[0] // n_images, :, :: view.shape[2] // n_places | 1].to(dtype)
     mean, squares = glance.mean(dim=(0, 2)), glance.square().mean(dim=(0, 2))
     return None if bool((squares <= MAX_SQUARES * (squares - mean * mean)).all()) else mean
 

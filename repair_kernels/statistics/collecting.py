@@ -28,10 +28,11 @@ from repair_kernels.graph.side_by_side import side_by_side
 from repair_kernels.graph.taps import Tap
 from repair_kernels.progress import counted, shown
 from repair_kernels.ranks import Ranks
+from repair_kernels.shard import Shard
 from repair_kernels.statistics.all_reduce import merged_stats
 from repair_kernels.statistics.identity import identify
 from repair_kernels.statistics.memory_plan import plan_memory
-from repair_kernels.statistics.numbered import NumberedBatches, Seekable, Shard, numbered
+from repair_kernels.statistics.numbered import NumberedBatches, Seekable, numbered
 from repair_kernels.statistics.paired_stats import PairedStats
 from repair_kernels.statistics.resuming import Checkpointing, Passage, ResumablePassage
 
@@ -250,12 +251,7 @@ def collect(
         running.add_pair(tap.name, _positions(a, tap), sums)
 
     def read_one(tap: Tap, network: int, value: Tensor) -> None:
-        sums = ops.channel_moments(
-            value,
-            channel_dim=tap.channel_dim,
-            near=running.near(tap.name, network),
-            backend=backend,
-        )
+        sums = ops.channel_moments(value, channel_dim=tap.channel_dim, backend=backend)
         running.add(tap.name, network, _positions(value, tap), sums)
 
     states = compiled = None

@@ -9,10 +9,8 @@ first one is compared.
 from __future__ import annotations
 
 import copy
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -20,51 +18,9 @@ from torch import Tensor
 
 from repair_kernels.batches import check_iterable, check_samples, input_of
 from repair_kernels.digests import digest_of_tensors
-from repair_kernels.errors import ArgumentError, CalibrationDataError, EmptyDataError
+from repair_kernels.errors import CalibrationDataError, EmptyDataError
+from repair_kernels.shard import Shard
 from repair_kernels.statistics.fingerprint import Coverage, Range
-
-MAX_SHARDS = 10**6 - 1
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of `count` parts of a data set, counted from 1.
-
-    Example:
-        >>> Shard.parse("3/16")
-        Shard(number=3, count=16)
-    """
-
-    number: int = 1
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count <= MAX_SHARDS:
-            raise ArgumentError(
-                "a shard must be the number of one and how many there are, from 1/16 to 16/16; got "
-                f"{self}; count shards from 1"
-            )
-
-    @classmethod
-    def parse(cls, text: str | Shard) -> Shard:
-        """Return the shard that a text such as "3/16" names."""
-        if isinstance(text, Shard):
-            return text
-        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(text))
-        if not found:
-            raise ArgumentError(
-                "a shard must be the number of one and how many there are, from 1/16 to 16/16; got "
-                f"{text!r}; write it as such"
-            )
-        return cls(int(found[1]), int(found[2]))
-
-    def of(self, numbers: range) -> range:
-        """Return this part of consecutive numbers; parts differ by one in size at most."""
-        n, k = len(numbers), self.number
-        return numbers[n * (k - 1) // self.count : n * k // self.count]
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
 
 
 class Position(NamedTuple):
@@ -181,7 +137,7 @@ class SeekableBatches(NumberedBatches):
         self._batches = batches
         self.batch_size = batches.batch_size
         numbers = batches.numbers[:n_samples]
-        self._numbers, self._own = numbers, shard.of(numbers)
+        self._numbers, self._own = numbers, shard.of(numbers, self.batch_size)
         self.fingerprint = batches.source.fingerprint
         is_whole = len(batches.numbers) == len(batches.source)
         self.total = len(numbers) if is_whole else len(batches.source)

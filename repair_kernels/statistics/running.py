@@ -104,10 +104,6 @@ class RunningMoments:
         """How many batches there were."""
         return self._batches
 
-    def near(self, tap: str, network: int = 0) -> Tensor | None:
-        """Return one network's mean at a tap so far: a guess of the next batch's."""
-        return self._mean[self._slices[tap, network]] if self._slices else None
-
     def added(self, tap: str) -> tuple[ChannelSums, ChannelSums] | None:
         """Return what this batch gave for networks 0 and 1 at a tap, if it is there already."""
         a, b = (self._batch[network].get((tap, network)) for network in (0, 1))

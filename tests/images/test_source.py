@@ -66,6 +66,22 @@ def test_shards_hold_every_image_once_and_are_even(n: int, n_shards: int) -> Non
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
+@given(n=st.integers(0, 200), n_shards=st.integers(1, 50), batch_size=st.integers(1, 20))
+def test_shards_of_whole_batches_have_the_batches_of_the_whole(
+    n: int, n_shards: int, batch_size: int
+) -> None:
+    source = SyntheticImages(n, 1)
+    shards = [source.indices(shard, n_shards, batch_size) for shard in range(n_shards)]
+    assert [number for shard in shards for number in shard] == list(range(n))
+    batches = -(-n // batch_size)
+    if batches >= n_shards:
+        assert all(shard.start % batch_size == 0 for shard in shards)
+        counts = [-(-len(shard) // batch_size) for shard in shards]
+        assert max(counts) - min(counts) <= 1
+    elif n >= n_shards:
+        assert all(shards)
+
+
 def test_the_seed_decides_which_images_are_taken(folder: Path) -> None:
     chosen = [
         {source.name(i) for i in range(4)}

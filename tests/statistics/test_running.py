@@ -107,16 +107,6 @@ def test_products_may_be_added_in_place_or_afterwards(in_place: bool) -> None:
     assert_same(running.pair("tap"), expected)
 
 
-def test_the_mean_so_far_is_a_guess_of_the_next_one() -> None:
-    ((a, b),) = batches(3, [5])
-    running = RunningMoments(("a", "b"))
-    assert running.near("tap") is None
-    running.add_pair("tap", 5, paired_sums(a, b, "none"))
-    running.end_batch()
-    near = [running.near("tap", network) for network in (0, 1)]
-    torch.testing.assert_close(near, [a.mean(0), b.mean(0)])
-
-
 def test_moments_of_a_batch_can_be_asked_for_until_it_ends() -> None:
     running = RunningMoments(("a", "b"))
     sums = [channel_sums(torch.randn(4, 3, dtype=torch.float64)) for _ in "ab"]
