@@ -38,31 +38,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     sys.path.insert(0, str(Path.cwd()))
     try:
-        with ended_by_sigterm(), explained_warnings() as said:
-            result = _run(options)
-            if result is not None:
-                return _shown(options, result, said)
+        with ended_by_sigterm():
+            return _run(options)
     except (RepairKernelsError, OSError) as error:
-        print(f"repair-kernels: {error}", file=sys.stderr)
+        complain(str(error))
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("repair-kernels: interrupted", file=sys.stderr)
+        complain("interrupted")
         return EXIT_INTERRUPTED
     finally:
         sys.path.pop(0)
-    return EXIT_OK
 
 
-def _run(options: argparse.Namespace) -> Result | None:
-    """Run a command; return its result in the one process that prints."""
+def _run(options: argparse.Namespace) -> int:
+    """Run a command; show its result, and what is doubtful about it, in the first process."""
     if not hasattr(options, "process_group") and os.environ.get("RANK", "0") != "0":
-        return None  # One process does all of it.
-    with process_group(options) as process:
+        return EXIT_OK  # One process does all of it.
+    with process_group(options) as process, explained_warnings(process.is_first) as said:
         auto = options.progress == "auto" and sys.stderr.isatty()
         wanted = (auto or options.progress == "always") and not options.quiet
         with progress.shown(wanted and process.is_first):
             result = options.run(options, process)
-        return result if process.is_first else None
+        is_first = process.is_first
+    return _shown(options, result, said) if is_first else EXIT_OK
 
 
 def _shown(options: argparse.Namespace, result: Result, said: Sequence[str]) -> int:
@@ -74,6 +72,11 @@ def _shown(options: argparse.Namespace, result: Result, said: Sequence[str]) -> 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     return EXIT_OK
+
+
+def complain(text: str) -> None:
+    """Write to standard error in one piece, so that the lines of several processes do not mix."""
+    sys.stderr.write(f"repair-kernels: {text}\n")
 
 
 @contextmanager
@@ -94,14 +97,19 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def explained_warnings() -> Iterator[list[str]]:
-    """Say what is doubtful about a calibration in one line, as errors are said; collect it."""
+def explained_warnings(aloud: bool) -> Iterator[list[str]]:
+    """Say what is doubtful about a calibration in one line, as errors are said; collect it.
+
+    Args:
+        aloud: whether this process says it; the others of a group would only repeat it
+    """
     shown, said = warnings.showwarning, []
 
     def explain(message: Warning | str, category: type[Warning], *place: Any) -> None:
         if issubclass(category, CalibrationWarning):
             said.append(str(message))
-            print(f"repair-kernels: warning: {message}", file=sys.stderr)
+            if aloud:
+                complain(f"warning: {message}")
         else:
             shown(message, category, *place)
 

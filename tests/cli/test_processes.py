@@ -1,63 +1,10 @@
-"""The command line under torchrun: real processes share the data, and one writes and prints."""
+"""The command line in one of several processes, and outside of them."""
 
-import json
 import os
-import socket
-import subprocess
-import sys
 
 import pytest
-import torch
 
 from repair_kernels.cli import main
-from repair_kernels.statistics.paired_stats import PairedStats
-from tests.cli.test_endings import ENVIRONMENT
-
-SIZE = 2
-
-
-def port() -> str:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return str(free.getsockname()[1])
-
-
-def launched(folder, *words: str) -> list[subprocess.CompletedProcess]:
-    """Start the command line as torchrun does, in several processes; return how each ended."""
-    group = {"MASTER_ADDR": "localhost", "MASTER_PORT": port(), "WORLD_SIZE": str(SIZE)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "repair_kernels", *words],
-            cwd=folder,
-            env={**ENVIRONMENT, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(SIZE)
-    ]
-    ended = []
-    for process in processes:
-        out, err = process.communicate(timeout=240)
-        ended.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
-    return ended
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("torch_backend")
-def test_processes_together_compute_what_one_does(pair, tmp_path) -> None:
-    before = {path.name for path in tmp_path.iterdir()}
-    first, second = launched(tmp_path, "stats", *pair, "--samples", "40", "-o", "of-two", "--json")
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert json.loads(first.stdout)["images"] == 40
-    assert second.stdout == ""
-    assert {path.name for path in tmp_path.iterdir()} == before | {"of-two"}
-    assert main(["stats", *pair, "--samples", "40", "-o", str(tmp_path / "of-one"), "--quiet"]) == 0
-    two, one = (PairedStats.load(tmp_path / name) for name in ("of-two", "of-one"))
-    # Sums over a batch are float32, about the mean of what a process saw before.
-    for tap, moments in one.items():
-        for name, value in moments.tensors.items():
-            torch.testing.assert_close(two[tap].tensors[name], value, rtol=1e-6, atol=1e-6)
 
 
 def test_what_one_process_does_is_not_done_by_the_others(monkeypatch, capsys) -> None:
