@@ -10,10 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Tracing imports this, and the defaults of its functions hold the group that there is by then for
-# ever: the group's threads, still alive when the interpreter ends, now and then abort the process.
-import torch.distributed.nn
-
 from repair_kernels.errors import ArgumentError
 
 

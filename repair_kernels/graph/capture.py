@@ -18,6 +18,12 @@ from repair_kernels.errors import GraphCaptureError
 from repair_kernels.graph.state import check_module, evaluating
 from repair_kernels.rules import packet
 
+if torch.distributed.is_available():
+    # `torch.export` imports this at its first call, and defaults of its functions keep the process
+    # group that there is by then: the group's threads, alive when the interpreter ends, may abort
+    # it. So import it before there is a group.
+    import torch.distributed.nn
+
 aten = torch.ops.aten
 OWN_CODE = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 """Whose lines are not the model's: torch's, this package's, code without a file."""
