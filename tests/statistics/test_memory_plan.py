@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_refused_with_all_its_parts(graph) -> None:
         r'smaller batches, fewer taps in `cross`, totals="host", or a machine with more memory',
     ):
         plan.check(lambda place: 1024)
-    on_host = replace(plan, on_host=True)
+    on_host = replace(plan, place="host")
     with pytest.raises(InsufficientMemoryError, match="at least 34.0 KiB on cpu .* on the host"):
         on_host.check(lambda place: 0 if place == CPU else 10**9)
     on_host.check(lambda place: None)
@@ -183,7 +183,9 @@ def test_statistics_are_refused_before_anything_is_computed(graph, monkeypatch) 
 
 
 def test_an_unknown_place_is_refused(graph) -> None:
-    with pytest.raises(ArgumentError, match="must be one of 'auto', 'device', 'host'; got 'disk';"):
+    with pytest.raises(
+        ArgumentError, match="must be one of 'auto', 'device', 'host', 'ranks'; got 'disk';"
+    ):
         planned(graph, {}, totals="disk")
 
 
