@@ -10,6 +10,10 @@ import pytest
 import torch
 
 from repair_kernels.cli import main
+from repair_kernels.cli.parser import parser
+from repair_kernels.cli.processes import Process
+from repair_kernels.cli.shards import run_stats
+from repair_kernels.errors import ArgumentError
 from repair_kernels.statistics.paired_stats import PairedStats
 from tests.cli.test_endings import ENVIRONMENT
 
@@ -45,9 +49,11 @@ def launched(folder, *words: str) -> list[subprocess.CompletedProcess]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("torch_backend")
-def test_processes_together_compute_what_one_does(pair, tmp_path) -> None:
+@pytest.mark.parametrize("totals", ["device", "ranks"])
+def test_processes_together_compute_what_one_does(pair, tmp_path, totals) -> None:
     before = {path.name for path in tmp_path.iterdir()}
-    first, second = launched(tmp_path, "stats", *pair, "--samples", "40", "-o", "of-two", "--json")
+    options = ["--samples", "40", "--totals", totals, "-o", "of-two", "--json"]
+    first, second = launched(tmp_path, "stats", *pair, *options)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert json.loads(first.stdout)["images"] == 40
     assert second.stdout == ""
@@ -58,6 +64,19 @@ def test_processes_together_compute_what_one_does(pair, tmp_path) -> None:
     for tap, moments in one.items():
         for name, value in moments.tensors.items():
             torch.testing.assert_close(two[tap].tensors[name], value, rtol=1e-6, atol=1e-6)
+
+
+def test_rows_need_processes_and_go_without_checkpoints(pair, tmp_path, capsys) -> None:
+    stats = ["stats", *pair, "--totals", "ranks", "-o", str(tmp_path / "stats")]
+    assert main(stats) == 1
+    said = capsys.readouterr().err
+    assert "`--totals ranks` needs processes that torchrun started; this is none; start " in said
+    options = parser().parse_args([*stats, "--resume"])
+    with pytest.raises(ArgumentError, match="in one go; got `--resume`; leave one of the two out"):
+        run_stats(options, Process(0, 2, object()))
+    options = parser().parse_args([*stats, "--checkpoint", "there"])
+    with pytest.raises(ArgumentError, match="got `--checkpoint`; .* or take `--totals host`"):
+        run_stats(options, Process(0, 2, object()))
 
 
 def test_what_one_process_does_is_not_done_by_the_others(monkeypatch, capsys) -> None:
