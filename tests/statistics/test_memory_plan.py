@@ -1,14 +1,11 @@
 """What statistics need is known before they are computed, and refused where it is not there."""
 
 import gc
-import weakref
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from repair_kernels.errors import ArgumentError, InsufficientMemoryError
 from repair_kernels.graph.execution import execute
@@ -24,37 +21,12 @@ from repair_kernels.statistics.memory_plan import (
     in_words,
     plan_memory,
 )
+from tests.alive import Alive
 from tests.networks import FAMILIES
 
 CUDA = torch.device("cuda:0")
 CPU = torch.device("cpu")
 N = 5
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of all memory that operators return, while it is alive."""
-
-    def __init__(self, known: list[Tensor]):
-        super().__init__()
-        self.bytes = self.peak = 0
-        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if not isinstance(value, Tensor):
-                continue
-            storage = value.untyped_storage()
-            if storage._cdata not in self._seen:
-                self._seen.add(storage._cdata)
-                self.bytes += storage.nbytes()
-                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
-        self.peak = max(self.peak, self.bytes)
-        return result
-
-    def _forget(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self.bytes -= size
 
 
 @pytest.mark.parametrize(
