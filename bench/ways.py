@@ -14,9 +14,10 @@ from repair_kernels.balancing import balance_state  # noqa: E402
 from repair_kernels.graph.network import NetworkGraph, state_of  # noqa: E402
 from repair_kernels.graph.permutation import permute_state, tap_indices  # noqa: E402
 from repair_kernels.graph.symmetry import PermutationGroup  # noqa: E402
-from repair_kernels.matching import assign, likeness  # noqa: E402
+from repair_kernels.matching.activations import likeness  # noqa: E402
+from repair_kernels.matching.assignment import assign  # noqa: E402
+from repair_kernels.matching.matching import match_states  # noqa: E402
 from repair_kernels.statistics.collecting import collect  # noqa: E402
-from repair_kernels.weight_matching import match_with_weights  # noqa: E402
 
 Permutations = Mapping[str, rk.Permutation]
 
@@ -27,11 +28,12 @@ class Way:
 
     variant: str = "distilled"
     taps: str | tuple[str, ...] | None = None
-    matching: str = "all"
+    matching: str = "weights"
     """Whose correlations are averaged: "all" activations and blocks that see a group, those of its
     "stage", the "last" in that stage, or outputs of "layers"; "covariance": covariances at all of
-    them in place of correlations; "weights": the correlations and the cosines of weights; "again":
-    with those of b and the network that the first matching gave, merged and repaired."""
+    them in place of correlations; "weights": correlations at all, and the cosines of weights;
+    "again": at all, with those of b and the network that the first matching gave, merged and
+    repaired."""
     balance: str = "sign"
     augmented: bool = False
     """Whether the images are mirrored and shifted as in training."""
@@ -40,9 +42,9 @@ class Way:
 
 
 PAPER = Way("forward", matching="last", balance="none")
-FORWARD = Way("forward")
+FORWARD = Way("forward", matching="all")
 WAYS = {
-    "aligned only": Way("none", redrawn=True),
+    "aligned only": Way("none", matching="all", redrawn=True),
     "the paper's way": replace(PAPER, redrawn=True),
     "… matched at layers' outputs": replace(PAPER, matching="layers"),
     "… matched at activations of the stage": replace(PAPER, matching="stage"),
@@ -57,13 +59,13 @@ WAYS = {
     "forward: scales of channels balanced": replace(FORWARD, balance="channel"),
     "forward: layers corrected, not blocks": replace(FORWARD, taps="conv"),
     "forward: augmented images": replace(FORWARD, augmented=True),
-    "sequential": Way("sequential"),
-    "BatchNorms reset": Way("reset_norm"),
-    "BatchNorms reset: augmented images": Way("reset_norm", augmented=True),
+    "sequential": Way("sequential", matching="all"),
+    "BatchNorms reset": Way("reset_norm", matching="all"),
+    "BatchNorms reset: augmented images": Way("reset_norm", matching="all", augmented=True),
     "distilled (default)": Way(redrawn=True),
     "distilled: matched as in the paper": Way(matching="last", balance="none", redrawn=True),
     "distilled: matched by covariances": Way(matching="covariance", redrawn=True),
-    "distilled: matched by weights as well": Way(matching="weights", redrawn=True),
+    "distilled: matched by correlations alone": Way(matching="all", redrawn=True),
     "distilled: blocks corrected, too": Way(taps=("conv", "block")),
     "distilled: augmented images": Way(augmented=True),
 }
@@ -88,11 +90,9 @@ def groups_for(graph: NetworkGraph, matching: str) -> dict[str, PermutationGroup
 
 def permutations_for(pair: AlignedPair, matching: str) -> Permutations | None:
     """Match in another way; None where a way has no meaning."""
-    if matching == "covariance":
-        return rk.match(pair.stats, pair.graph.groups, by="covariance")
-    if matching == "weights":
+    if matching in ("covariance", "weights"):
         states = pair.state_a, pair.state_plain
-        return match_with_weights(pair.stats, pair.graph.groups, *states, pair.permutations)
+        return match_states(pair.stats, pair.graph.groups, matching, states)
     if matching == "again":
         return match_again(pair)
     return rk.match(pair.stats, groups_for(pair.graph, matching))

@@ -252,4 +252,5 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         for name in ("mnist", "fashion", "svhn", "cifar10")
         for width in (64, 128, 256, 512)
     }
+    | {"fashion_mlp10x4096": _mlp("fashion", 10, 4096)}
 )

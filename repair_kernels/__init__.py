@@ -17,7 +17,7 @@ from repair_kernels.graph.permutation import Permutation, permute
 from repair_kernels.graph.symmetry import PermutationGroup
 from repair_kernels.graph.symmetry_report import SymmetryReport
 from repair_kernels.interpolation import interpolate
-from repair_kernels.matching import match
+from repair_kernels.matching.matching import match
 from repair_kernels.metrics import classifier_metrics
 from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.pipeline import repair, sweep

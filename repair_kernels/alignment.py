@@ -30,15 +30,13 @@ from repair_kernels.graph.network import NetworkGraph, State, state_of
 from repair_kernels.graph.permutation import Permutation, permute_state, tap_indices
 from repair_kernels.graph.verification import function_deviation
 from repair_kernels.interpolation import interpolate_states
-from repair_kernels.matching import check_match_by, match
+from repair_kernels.matching.matching import check_match_by, match_states
 from repair_kernels.moments import PairedMoments
 from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.statistics.all_reduce import merged_stats
 from repair_kernels.statistics.collecting import collect
 from repair_kernels.statistics.paired_stats import PairedStats
-from repair_kernels.weight_matching import match_with_weights
 
-WITH_WEIGHTS = ("weights",)
 VERIFIED_IMAGES = 8
 # Weight sets that share a pass over the data: 20 of a ResNet50's, in float32.
 WEIGHT_BYTES_PER_PASS = 2 * 2**30
@@ -246,7 +244,7 @@ def align(
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
-    match_by: str = "correlation",
+    match_by: str = "weights",
     balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
@@ -263,7 +261,7 @@ def align(
         the rest: see `repair`
     """
     restore = check_restore(restore)
-    check_match_by(match_by, also=WITH_WEIGHTS)
+    check_match_by(match_by)
     check_batch_mean(batch_mean, variants, ranks)
     device = choose_device(device, model_a)
     data = _open(batches, n_samples, variants, ranks)
@@ -289,10 +287,7 @@ def align(
     )
     stats = merged_stats(own, ranks, overwrite=True)
     _warn_of_few_samples(graph, stats)
-    by_weights = match_by in WITH_WEIGHTS
-    permutations = match(stats, graph.groups, by="correlation" if by_weights else match_by)
-    if by_weights:
-        permutations = match_with_weights(stats, graph.groups, state_a, state_b, permutations)
+    permutations = match_states(stats, graph.groups, match_by, (state_a, state_b))
     permuted = permute_state(state_b, graph.groups, permutations)
     widths = {tap: graph.tap(tap).channels for tap in stats}
     deviation = None

@@ -14,7 +14,7 @@ from repair_kernels.calibration.variants import check_variant
 from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationWarning
 from repair_kernels.evaluation import Path
-from repair_kernels.matching import matched_correlation
+from repair_kernels.matching.matching import matched_correlation
 from repair_kernels.progress import shown
 from repair_kernels.ranks import Ranks
 from repair_kernels.repair_report import (
@@ -36,7 +36,7 @@ def repair(
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
-    match_by: str = "correlation",
+    match_by: str = "weights",
     balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,
@@ -63,8 +63,8 @@ def repair(
         taps: what to correct; names, patterns and kinds, see `calibrate`
         restore: "both", or the "std" or the "mean" alone; see `calibrate`
         batch_mean: average over batches as the published code does; see `calibrate`
-        match_by: what channels are matched by: "correlation" or "covariance" of activations (see
-            `match`), or correlations and "weights" together (see `weight_matching.py`)
+        match_by: what channels are matched by: correlations and "weights" together, or the
+            "correlation" or "covariance" of activations alone; see `match`
         balance: which of b's scale symmetries are used before weights are averaged: "sign",
             "layer", "channel" or "none"; see `rk.balance`
         n_samples: how many images to use at most
@@ -157,7 +157,7 @@ def sweep(
     taps: Sequence[str] | str | None = None,
     restore: str = "both",
     batch_mean: bool = False,
-    match_by: str = "correlation",
+    match_by: str = "weights",
     balance: str = "sign",
     n_samples: int | None = None,
     device: torch.device | str | None = None,

@@ -22,7 +22,6 @@ LAYERS = (
     (
         "statistics",
         "matching",
-        "weight_matching",
         "interpolation",
         "affine",
         "folding",

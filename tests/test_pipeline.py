@@ -66,7 +66,8 @@ def test_repair_is_match_permute_and_calibrate(variant: str) -> None:
     a, b, x = PLAIN.network(0), PLAIN.network(1), PLAIN.inputs(40)
     result = repair(a, b, x.split(16), variant=variant)
     groups = rk.trace(a, x).groups
-    perms = rk.match(rk.compute_stats(a, b, x.split(16)), groups)
+    stats = rk.compute_stats(a, b, x.split(16))
+    perms = rk.match(stats, groups, by="weights", networks=(a, b))
     assert result.permutations == perms
     aligned = rk.permute(b, groups, perms)
     if variant == "none":

@@ -197,7 +197,10 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         figure="Fig. 6 left, 12",
         claim="Wider networks merge better, and REPAIR closes most of the gap on every set.",
         ways=NETWORK_WAYS,
-        points=tuple(_wide_mlp(name, w) for name in SET_LABELS for w in (64, 128, 256, 512)),
+        points=(
+            *(_wide_mlp(name, w) for name in SET_LABELS for w in (64, 128, 256, 512)),
+            replace(_wide_mlp("fashion", 4096), epochs=3, rank=9),
+        ),
         axis="width",
     ),
     "collapse": Experiment(

@@ -76,6 +76,7 @@ PUBLISHED: Mapping[Key, Published] = {
     **{("vgg_depth", "VGG, CIFAR-10", depth): known for depth, known in _VGG.items()},
     **{("mlp_depth", "MLP, MNIST", depth): known for depth, known in _MLP_DEPTH.items()},
     **{("mlp_width", name, 512): known for name, known in _MLP_WIDTH.items()},
+    ("mlp_width", "FashionMNIST", 4096): Published(None, 22.2, 16.0),
     ("imagenet", "ResNet18", 18): Published(71.5, None, 37.8, blocks=41.1),
     ("imagenet", "ResNet50", 50): Published(76.6, None, 53.4, blocks=56.5),
     ("imagenet", "ResNet50, double width", 100): Published(77.3, None, 62.5, blocks=64.2),

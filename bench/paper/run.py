@@ -21,7 +21,7 @@ from bench.paper.experiments import EXPERIMENTS, Experiment, Point
 from bench.paper.imagenet import MissingError
 from bench.paper.measure import measure
 from bench.paper.sources import Settings, source_of
-from bench.paper.ways import WAYS
+from bench.paper.ways import WAYS, matched_by
 from bench.provenance import commit, device_name
 from models.datasets import DataNotFoundError
 from models.run import replacing
@@ -134,6 +134,7 @@ def _merging(experiment: Experiment, point: Point, settings: Settings) -> dict[s
     size, names = settings.size, point.ways or experiment.ways
     return {
         "calibration": size.calibration,
+        "matched_by": {name: matched_by(name) for name in names},
         "alphas": {name: size.alphas(experiment.curve, WAYS[name].slow) for name in names},
         "measures": [experiment.collapse, experiment.filters],
     }

@@ -6,12 +6,14 @@ here but "ours", which is the default of `rk.repair`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from bench.ways import PAPER, realigned
 from repair_kernels.alignment import AlignedPair
 from repair_kernels.graph.permutation import Permutation
+from repair_kernels.pipeline import repair
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,15 @@ WAYS = {
     "forward": Merge("REPAIR, forward (paper)", "forward", "paper", "tab:blue"),
     "ours": Merge("ours: the default of `repair`", "distilled", "ours", "tab:green", slow=True),
 }
+
+
+def matched_by(name: str) -> str:
+    """Return what decides the order of b's channels: an activation, or the default of `repair`."""
+    return {
+        "paper": "correlation at one activation",
+        "ours": inspect.signature(repair).parameters["match_by"].default,
+        "none": "nothing",
+    }[WAYS[name].alignment]
 
 
 def variants_of(names: Iterable[str]) -> tuple[str, ...]:

@@ -1,14 +1,12 @@
 """Options that several commands share, group by group."""
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
-from repair_kernels.alignment import WITH_WEIGHTS
 from repair_kernels.balancing import MODES
 from repair_kernels.calibration.goals import RESTORE
 from repair_kernels.images.preprocessing import NAMED
-from repair_kernels.matching import MATCH_BY
+from repair_kernels.matching.matching import MATCH_BY
 
 Parser = argparse.ArgumentParser
 FILE, FOLDER, PATH, PAIR = "FILE", "FOLDER", "PATH", "NAME=VALUE"
@@ -159,19 +157,19 @@ def add_computing(parser: Parser) -> None:
     )
 
 
-def add_match_by(parser: Parser, choices: Sequence[str]) -> None:
+def add_match_by(parser: Parser) -> None:
     """Add what channels are matched by."""
     parser.add_argument(
         "--match-by",
-        choices=choices,
-        default=choices[0],
-        help=f"what channels are matched by (default: {choices[0]})",
+        choices=MATCH_BY,
+        default=MATCH_BY[0],
+        help="what channels are matched by (default: weights, beside correlations)",
     )
 
 
 def add_repair(parser: Parser) -> None:
     """Add what is common to the commands that match and correct statistics."""
-    add_match_by(parser, (*MATCH_BY, *WITH_WEIGHTS))
+    add_match_by(parser)
     group = parser.add_argument_group("what is corrected")
     group.add_argument("--tap", action="append", help=f"what to correct: {TAP}")
     group.add_argument(

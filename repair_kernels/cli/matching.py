@@ -13,7 +13,7 @@ from repair_kernels.cli.networks import load_models
 from repair_kernels.cli.processes import Process
 from repair_kernels.cli.results import Result
 from repair_kernels.graph.network import trace
-from repair_kernels.matching import MATCH_BY, match, matched_correlation
+from repair_kernels.matching.matching import match, matched_correlation
 from repair_kernels.statistics.paired_stats import PairedStats
 
 
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
         metavar=arguments.FILE,
         help="JSON file of permutations to write: by group, which of b's channels comes where",
     )
-    arguments.add_match_by(parser, MATCH_BY)
+    arguments.add_match_by(parser)
     arguments.add_verify(parser)
     arguments.add_model(parser)
     arguments.add_checkpoints(parser)
@@ -48,7 +48,7 @@ def run_match(options: argparse.Namespace, process: Process) -> Result:
     batch, is_real = first_input(options)
     batch = batch.to(options.device or "cpu")
     graph = trace(model_a, batch)
-    permutations = match(stats, graph.groups, by=options.match_by)
+    permutations = match(stats, graph.groups, by=options.match_by, networks=(model_a, model_b))
     deviation = None
     if options.verify:
         images = batch[:VERIFIED_IMAGES] if is_real else None

@@ -1,16 +1,18 @@
 """Weights beside activations: what they tell apart, and what a repair makes of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import repair_kernels as rk
-from repair_kernels.errors import ArgumentError
+from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
 from repair_kernels.graph.network import NetworkGraph, state_of
 from repair_kernels.graph.permutation import permute_state
-from repair_kernels.matching import likeness
-from repair_kernels.weight_matching import match_with_weights, weight_likeness
+from repair_kernels.matching.activations import likeness
+from repair_kernels.matching.weights import match_with_weights, weight_likeness
 from tests.networks import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("torch_backend")
@@ -93,7 +95,42 @@ def test_a_repair_matches_by_weights_and_keeps_bs_function() -> None:
     assert all(torch.equal(state_of(a)[name], value) for name, value in wanted.items())
 
 
+def test_a_match_by_weights_is_that_of_a_repair() -> None:
+    made = FAMILIES["resnet_projection"]
+    a, b, x = made.network(0), made.network(1), made.inputs(40)
+    groups = rk.trace(a, x).groups
+    stats = rk.compute_stats(a, b, [x], cross=["activation", "block"])
+    found = rk.match(stats, groups, by="weights", networks=(a, b))
+    assert found == rk.repair(a, b, [x], variant="none").permutations
+    assert found != rk.match(stats, groups)
+
+
+def test_a_group_that_no_tap_sees_is_matched_by_weights_alone() -> None:
+    a, b, graph, back, stats = copied("mlp")
+    unseen = {
+        name: replace(group, taps={}, match_taps=()) if position == 1 else group
+        for position, (name, group) in enumerate(graph.groups.items())
+    }
+    by_activations = rk.match(stats, unseen)
+    assert by_activations != back
+    assert rk.match(stats, unseen, by="weights", networks=(a, b)) == back
+
+
+def test_weights_are_asked_for_where_they_decide() -> None:
+    _, _, graph, _, stats = copied("mlp")
+    with pytest.raises(ArgumentError, match=r"needs the two networks.*pass `networks="):
+        rk.match(stats, graph.groups, by="weights")
+
+
+def test_networks_of_another_architecture_are_refused() -> None:
+    a, _, graph, _, stats = copied("mlp")
+    wrong = FAMILIES["vgg"].network(0)
+    message = r"which group '.*' moves, has the shapes \(.*\) in a and None in b; pass the networks"
+    with pytest.raises(ArchitectureMismatchError, match=message):
+        rk.match(stats, graph.groups, by="weights", networks=(a, wrong))
+
+
 def test_what_a_repair_matches_by_is_one_of_three_things() -> None:
     a, b, *_ = copied("mlp")
-    with pytest.raises(ArgumentError, match="'correlation' or 'covariance' or 'weights'; got 'w'"):
+    with pytest.raises(ArgumentError, match="'weights' or 'correlation' or 'covariance'; got 'w'"):
         rk.repair(a, b, [FAMILIES["mlp"].inputs(4)], match_by="w")

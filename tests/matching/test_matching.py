@@ -16,7 +16,7 @@ import repair_kernels as rk
 from models.resnet import CifarResNet, resnet20
 from models.vgg import VGG
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
-from repair_kernels.matching import matched_correlation
+from repair_kernels.matching.matching import matched_correlation
 from tests import oracles
 from tests.networks import FAMILIES, lively
 
@@ -71,9 +71,9 @@ def test_a_tap_without_variance_does_no_harm_to_covariances() -> None:
     assert found.indices.tolist() == [0, 1, 2]
 
 
-def test_what_channels_are_matched_by_is_one_of_two_things() -> None:
-    with pytest.raises(ArgumentError, match="by 'correlation' or 'covariance'; got 'weights'"):
-        rk.match({}, {}, by="weights")
+def test_what_channels_are_matched_by_is_one_of_three_things() -> None:
+    with pytest.raises(ArgumentError, match="'weights' or 'correlation' or 'covariance'; got 'w'"):
+        rk.match({}, {}, by="w")
 
 
 @given(st.integers(1, 6).flatmap(lambda n: arrays.arrays(float, (n, n), elements=CORRELATIONS)))

@@ -18,10 +18,12 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from repair_kernels.errors import ArchitectureMismatchError
 from repair_kernels.graph.network import State
 from repair_kernels.graph.permutation import Permutation, axis_indices
 from repair_kernels.graph.symmetry import AxisSlice, PermutationGroup
-from repair_kernels.matching import assign, likeness
+from repair_kernels.matching.activations import likeness
+from repair_kernels.matching.assignment import assign
 from repair_kernels.moments import PairedMoments
 
 MAX_ROUNDS = 30
@@ -41,21 +43,26 @@ def match_with_weights(
     Args:
         stats, groups: see `match`
         state_a, state_b: the weights of both networks as they are given
-        start: what `match` found. Groups that hold groups or lie in one stay so
+        start: what activations say. Groups that hold groups or lie in one stay so
     """
+    _check_weights(groups, state_a, state_b)
     inside = {one for group in groups.values() for held in group.inner for one in held}
-    scores = {
-        name: likeness(stats, group, group, "correlation")
-        for name, group in groups.items()
-        if group.taps and not group.inner and name not in inside
-    }
-    found = dict(start)
+    movable = [name for name, group in groups.items() if not group.inner and name not in inside]
+    scores = {name: _of_activations(stats, groups[name]) for name in movable}
+    neighbours = _neighbours(groups)
+    found, open_groups = dict(start), set(movable)
     for _ in range(MAX_ROUNDS):
-        before = dict(found)
-        for name, (corr, dead_a, dead_b) in scores.items():
+        for name in movable:
+            if name not in open_groups:
+                continue
+            open_groups.remove(name)
+            corr, dead_a, dead_b = scores[name]
             score = corr + weight_likeness(groups, name, state_a, state_b, found)
-            found[name] = Permutation(assign(score, dead_a, dead_b))
-        if found == before:
+            order = Permutation(assign(score, dead_a, dead_b))
+            if order != found[name]:
+                found[name] = order
+                open_groups |= neighbours[name] & scores.keys()
+        if not open_groups:
             break
     return found
 
@@ -94,3 +101,37 @@ def _rows(weight: Tensor, place: AxisSlice) -> Tensor:
     """Return what belongs to each member of a group, flat and in float64."""
     moved = weight.movedim(place.axis, 0)
     return moved[place.positions.to(moved.device)].double().flatten(1)
+
+
+def _of_activations(
+    stats: Mapping[str, PairedMoments], group: PermutationGroup
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the correlations and dead members of a group; none where no tap sees it."""
+    if group.taps:
+        return likeness(stats, group, group, "correlation")
+    alive = np.zeros(group.size, dtype=bool)
+    return np.zeros((group.size, group.size)), alive, alive
+
+
+def _neighbours(groups: Groups) -> dict[str, set[str]]:
+    """Return for each group the others that share a weight with it."""
+    of_weight: dict[str, set[str]] = {}
+    for name, group in groups.items():
+        for place in group.slices:
+            of_weight.setdefault(place.parameter, set()).add(name)
+    return {
+        name: set().union(*(of_weight[place.parameter] for place in group.slices)) - {name}
+        for name, group in groups.items()
+    }
+
+
+def _check_weights(groups: Groups, state_a: State, state_b: State) -> None:
+    for name, group in groups.items():
+        for weight in {place.parameter for place in group.slices}:
+            shapes = [tuple(s[weight].shape) if weight in s else None for s in (state_a, state_b)]
+            if None in shapes or shapes[0] != shapes[1]:
+                raise ArchitectureMismatchError(
+                    f"both networks must be of the architecture of the groups; {weight!r}, which "
+                    f"group {name!r} moves, has the shapes {shapes[0]} in a and {shapes[1]} in b; "
+                    "pass the networks that were traced"
+                )

@@ -8,7 +8,7 @@ from torch import nn
 
 import repair_kernels as rk
 from repair_kernels.graph.permutation import Permutation, compose, inverse, permute
-from repair_kernels.matching import matched_correlation
+from repair_kernels.matching.matching import matched_correlation
 from tests.equivariance import ROUNDING, deviation, shuffled
 from tests.networks import lively
 from tests.transformers import (
