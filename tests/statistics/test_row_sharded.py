@@ -112,9 +112,10 @@ def held(batches: list[Tensor], group: object, totals: str) -> list[int]:
 def chosen(batches: list[Tensor], group: Any) -> list[int]:
     """Return what is held if one rank has no room for all totals, and may choose."""
     a, batch = network(0), images()[0]
-    products = dict.fromkeys(trace(a, batch).taps, "joint")
+    graph = trace(a, batch)
+    products = dict.fromkeys(graph.taps, "joint")
     plan = plan_memory(
-        trace(a, batch), [state_of(a)] * 2, batch, products, device=batch.device, totals="device"
+        graph, [state_of(a)] * 2, batch, products, device=batch.device, totals="device"
     )
     true, memory_plan.free_memory = memory_plan.free_memory, lambda place: room
     room = plan.device_bytes - (group.rank() == 1)
