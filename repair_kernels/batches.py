@@ -111,6 +111,10 @@ class Batches:
 
     Iterating goes over the data once more. `first` is looked at without losing it, also when the
     data can be read only once; `example` are some images of it, the same on every rank.
+
+    Attributes:
+        in_step: whether whoever reads the batches meets the other ranks at each of them; otherwise
+            reading looks after them now and then, and waits for them at the end
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class Batches:
         self.example = self.first[:EXAMPLES]
         self._pending = chain(taken, self._pending)
         self.is_repeatable = not isinstance(batches, Iterator)
+        self.in_step = False
         self._ranks: Ranks | None = None
         self._counted: int | None = None
 
@@ -187,14 +192,14 @@ class Batches:
             n_images += len(x)
             if len(x):
                 yield self._placed(x), None if labels is None else self._placed(labels)
-            if self._ranks is not None:
+            if self._ranks is not None and not self.in_step:
                 self._ranks.meet()
             if left == 0:
                 break
         self._counted = n_images
-        if self._ranks is not None:
+        if self._ranks is not None and not self.in_step:
             self._ranks.wait()
-        elif n_images == 0:
+        elif self._ranks is None and n_images == 0:
             raise EmptyDataError(
                 "`batches` must hold at least one image; all batches are empty; check the data "
                 "loader"

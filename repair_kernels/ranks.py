@@ -161,16 +161,52 @@ class Ranks:
         """
         if self._group is None or self.size == 1:
             return
-        is_nccl = dist.get_backend(self._group) == "nccl"
-        travel = (self.device or torch.device("cuda")) if is_nccl else torch.device("cpu")
         first = dist.get_global_rank(self._group, 0)
         for views in _parts([tensor.view(-1) for tensor in tensors]):
-            buffer = torch.cat(views).to(travel)
+            buffer = torch.cat(views).to(self._road)
             with self._answering():
                 dist.reduce(buffer, dst=first, group=self._group)
                 dist.broadcast(buffer, src=first, group=self._group)
             for view, total in zip(views, buffer.split([len(v) for v in views]), strict=True):
                 view.copy_(total)
+
+    def add_up_shares(self, shares: Tensor) -> Tensor:
+        """Return the sum over all ranks of what each has for this one: a reduce-scatter.
+
+        Every rank sends each other one its share, and adds up what it gets in the order of ranks.
+        Backends' own reduce-scatters begin with another rank for each share: a symmetric matrix
+        that is shared by rows would not stay symmetric to the bit. As much is sent. Exchange
+        messages right before, as for `add_up_`.
+
+        Args:
+            shares: contiguous, not above `BUFFER_BYTES` if it can be; `shares[r]` is for rank r
+        Raises:
+            LostRankError: another rank is gone
+        """
+        if self._group is None or self.size == 1:
+            return shares[0]
+        sent = shares.to(self._road)
+        received = torch.empty_like(sent)
+        with self._answering():
+            dist.all_to_all_single(received, sent, group=self._group)
+        total = received[0]
+        for share in received[1:]:
+            total.add_(share)
+        return total.to(shares.device)
+
+    def from_everyone(self, values: Tensor) -> list[Tensor]:
+        """Return every rank's tensor, of one shape, in the order of ranks; where they travel.
+
+        Raises:
+            LostRankError: another rank is gone
+        """
+        if self._group is None or self.size == 1:
+            return [values]
+        sent = values.to(self._road).contiguous()
+        received = [torch.empty_like(sent) for _ in range(self.size)]
+        with self._answering():
+            dist.all_gather(received, sent, group=self._group)
+        return received
 
     def from_rank(self, rank: int, values: Tensor | None) -> Tensor:
         """Return one rank's tensor, on the CPU; the others give None.
@@ -184,6 +220,13 @@ class Ranks:
                 source = dist.get_global_rank(self._group, rank)
                 dist.broadcast_object_list(held, src=source, group=self._talk)
         return cast(Tensor, held[0])
+
+    @property
+    def _road(self) -> torch.device:
+        """Where tensors must be to be sent: NCCL takes CUDA's, any other backend the CPU's."""
+        if self._group is None or dist.get_backend(self._group) != "nccl":
+            return torch.device("cpu")
+        return self.device or torch.device("cuda")
 
     @contextmanager
     def _talking(self) -> Iterator[None]:

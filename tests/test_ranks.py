@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from repair_kernels import ranks as ranks_module
 from repair_kernels.errors import ArgumentError, LostRankError, RepairKernelsError
@@ -41,6 +42,11 @@ def adds_up(ranks: Ranks) -> list:
     ranks_module.BUFFER_BYTES = 4 * 4
     ranks.add_up_(tensors)
     return [tensor.tolist() for tensor in tensors]
+
+
+def shares(ranks: Ranks) -> Tensor:
+    """What rank r has for rank s is 10 r + s, and a half."""
+    return ranks.add_up_shares(torch.arange(3)[:, None] + torch.tensor([0, 0.5]) + 10 * ranks.rank)
 
 
 def call_with(arguments: object, ranks: Ranks) -> None:
@@ -114,6 +120,10 @@ CASES: dict[str, Callable[[Ranks], object]] = {
     "exchange": lambda ranks: ranks.exchange("names", f"rank {ranks.rank}"),
     "adds up": adds_up,
     "from rank": lambda ranks: ranks.from_rank(1, torch.eye(2) if ranks.rank == 1 else None),
+    "shares": lambda ranks: shares(ranks).tolist(),
+    "from everyone": lambda ranks: [
+        one.tolist() for one in ranks.from_everyone(torch.eye(3)[:, ranks.rank])
+    ],
     "talks beside": talks_beside,
     "works": works,
     "fails early": fails_early,
@@ -171,6 +181,15 @@ def test_sums_are_the_same_on_all_whatever_is_sent_at_once(folder: Path) -> None
     numbers = [float(text) for text in flat if text]
     assert len(numbers) == 15 + 7 + 1
     assert numbers == pytest.approx([3.3] * 23)
+
+
+def test_every_rank_gets_the_sum_of_what_all_have_for_it(folder: Path) -> None:
+    expected = [[30.0 + 3 * rank, 31.5 + 3 * rank] for rank in range(WORLD)]
+    assert said(folder, "shares") == [repr(one) for one in expected]
+
+
+def test_everyones_tensor_is_sent_to_all(folder: Path) -> None:
+    assert said(folder, "from everyone") == [repr(torch.eye(3).tolist())] * 3
 
 
 def test_one_ranks_tensor_is_sent_to_all(folder: Path) -> None:
@@ -251,6 +270,8 @@ def test_a_process_alone_needs_no_group() -> None:
         assert ALONE.exchange("counts", 3) == [3]
     assert values.tolist() == [1, 1, 1]
     assert torch.equal(ALONE.from_rank(0, values), values)
+    assert torch.equal(ALONE.add_up_shares(values[None]), values)
+    assert torch.equal(ALONE.from_everyone(values)[0], values)
 
 
 def test_what_is_no_group_is_refused() -> None:

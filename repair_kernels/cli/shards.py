@@ -20,6 +20,7 @@ from repair_kernels.statistics.resuming import Checkpointing
 def run_stats(options: argparse.Namespace, process: Process) -> Result:
     """Compute the statistics of two networks, or of one shard of the data, and write them."""
     output = check_output(options)
+    checkpointing = _checkpointing(options, process)
     model_a, model_b = load_models(options)
     data = load_data(options, process)
     if options.shard and process.size > 1 and not isinstance(data.batches, ImageLoader):
@@ -27,11 +28,6 @@ def run_stats(options: argparse.Namespace, process: Process) -> Result:
             "`--shard` under torchrun needs data whose images have numbers; "
             f"{options.data} has none; give a folder of images or tar shards, or leave one out"
         )
-    checkpointing = Checkpointing(
-        options.checkpoint or f"{os.fspath(options.output)}.partial",
-        options.checkpoint_every,
-        resume=options.resume,
-    )
     stats = compute_stats(
         model_a,
         model_b,
@@ -52,9 +48,10 @@ def run_stats(options: argparse.Namespace, process: Process) -> Result:
         remove_leftovers(output)
         stats.save(output)
     process.wait()
-    if process.size > 1:
-        checkpointing = checkpointing.of_rank(process.rank, process.size)
-    Path(checkpointing.path).unlink(missing_ok=True)
+    if checkpointing is not None:
+        if process.size > 1:
+            checkpointing = checkpointing.of_rank(process.rank, process.size)
+        Path(checkpointing.path).unlink(missing_ok=True)
     said = f" (shard {options.shard})" if options.shard else ""
     return Result(
         f"{len(stats)} taps, {stats.n_images} images{said}, written to {output}",
@@ -66,6 +63,25 @@ def run_stats(options: argparse.Namespace, process: Process) -> Result:
             "data": data.reference,
         },
     )
+
+
+def _checkpointing(options: argparse.Namespace, process: Process) -> Checkpointing | None:
+    """Return where the pass is kept on its way; with totals by rows over processes it is not."""
+    if options.totals != "ranks":
+        path = options.checkpoint or f"{os.fspath(options.output)}.partial"
+        return Checkpointing(path, options.checkpoint_every, resume=options.resume)
+    if process.group is None:
+        raise ArgumentError(
+            "`--totals ranks` needs processes that torchrun started; this is none; start it as "
+            "torchrun --nproc-per-node=N -m repair_kernels ..., or leave it out"
+        )
+    if options.resume or options.checkpoint:
+        raise ArgumentError(
+            "`--totals ranks` needs a pass that all processes make in one go; got "
+            f"`{'--resume' if options.resume else '--checkpoint'}`; leave one of the two out, or "
+            "take `--totals host`"
+        )
+    return None
 
 
 def run_merge_stats(options: argparse.Namespace, process: Process) -> Result:

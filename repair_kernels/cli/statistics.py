@@ -72,8 +72,9 @@ def _add_stats(commands: Any) -> None:
         "--totals",
         choices=PLACES,
         default="auto",
-        help="where correlations are summed: on the device, or on the host, which is slower "
-        "(default: auto: on the device if they fit)",
+        help="where correlations are summed: on the device; on the host, which is slower; or by "
+        "rows over the processes of torchrun, without checkpoints (default: auto: on the device if "
+        "they fit, else on the host)",
     )
     arguments.add_printing(parser)
 

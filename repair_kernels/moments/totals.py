@@ -33,14 +33,22 @@ def merge_means_(mean: Tensor, n_1: int, other: Tensor, n_2: int) -> Tensor:
     return delta
 
 
-def add_outer_(total: Tensor, delta: Tensor, weight: float) -> None:
+def add_outer_(
+    total: Tensor,
+    delta: Tensor,
+    weight: float,
+    rows: slice = slice(None),
+) -> None:
     """Add weight · delta deltaᵀ to a symmetric matrix, which stays symmetric to the bit.
 
     A fused multiply-add, as in `addr_`, rounds [i, j] and [j, i] apart where only one of them falls
     into a whole vector register. So the products are rounded first, a few rows at a time.
+
+    Args:
+        rows: which rows of the matrix `total` is
     """
-    rows = max(1, OUTER_ELEMENTS // max(1, len(delta)))
-    for block, part in zip(total.split(rows), delta.split(rows), strict=True):
+    at_once = max(1, OUTER_ELEMENTS // max(1, len(delta)))
+    for block, part in zip(total.split(at_once), delta[rows].split(at_once), strict=True):
         block.add_(torch.outer(part, delta).mul_(weight))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from repair_kernels import ops
 from repair_kernels.batches import Batches, open_batches
 from repair_kernels.endpoints import capture_pair, choose_device, preserved_rng
-from repair_kernels.errors import EmptyDataError
+from repair_kernels.errors import ArgumentError, EmptyDataError
 from repair_kernels.graph.compiled import CompiledPair
 from repair_kernels.graph.execution import as_mapping, execute
 from repair_kernels.graph.network import (
@@ -27,7 +27,7 @@ from repair_kernels.graph.network import (
 from repair_kernels.graph.side_by_side import side_by_side
 from repair_kernels.graph.taps import Tap
 from repair_kernels.progress import counted, shown
-from repair_kernels.ranks import Ranks
+from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.shard import Shard
 from repair_kernels.statistics.all_reduce import merged_stats
 from repair_kernels.statistics.identity import identify
@@ -35,6 +35,7 @@ from repair_kernels.statistics.memory_plan import plan_memory
 from repair_kernels.statistics.numbered import NumberedBatches, Seekable, numbered
 from repair_kernels.statistics.paired_stats import PairedStats
 from repair_kernels.statistics.resuming import Checkpointing, Passage, ResumablePassage
+from repair_kernels.statistics.row_sharded import RowShardedProducts
 
 
 def compute_stats(
@@ -85,12 +86,15 @@ def compute_stats(
         checkpointing: where to keep the pass on its way, so that after a kill it goes on to the
             same bits (on the same kind of machine, with as many threads); with a group, each rank
             has a file of its own
-        totals: where the sums of products are kept: on the "device", or on the "host", which takes
-            a copy of each batch's; "auto": on the host if they do not fit on the device
+        totals: where the sums of products are kept: on the "device"; on the "host", which takes a
+            copy of each batch's; or by rows over the "ranks" of `process_group`, which exchange
+            each batch's, and so go in step. "auto": the first of device, ranks and host where they
+            fit, but not by rows with `checkpointing` or `compile`. See docs/memory.md
         progress: whether to show images per second and time left, on standard error; of several
             ranks the first one does
     Returns:
-        `PairedMoments` by tap name, float64, on the device, or on the host if totals are there
+        `PairedMoments` by tap name, float64, on the device, or on the host if totals are there or
+        were kept by rows
     Raises:
         ArchitectureMismatchError, NonFiniteWeightError, NonFiniteActivationError,
         CalibrationDataError, GraphCaptureError, CompilationError, ArgumentError,
@@ -107,9 +111,12 @@ def compute_stats(
     device = choose_device(device, model_a)
     ranks = Ranks(process_group, device)
     told = {"taps": taps, "cross": cross, "joint": joint, "shard": shard and str(shard)}
+    told["totals"] = totals
     is_numbered = shard is not None or isinstance(batches, Seekable)
     is_shown = progress and ranks.is_first
     with preserved_rng(device), shown(is_shown), ranks.together("compute_stats", **told):
+        if totals == "ranks":
+            _check_rows(process_group, checkpointing, compile=compile)
         part: NumberedBatches | None = None
         if is_numbered or checkpointing is not None:
             part = _own_part(batches, shard, n_samples, ranks)
@@ -147,6 +154,7 @@ def compute_stats(
                 compile=compile,
                 totals=totals,
                 passage=passage,
+                ranks=ranks,
             )
         except EmptyDataError:
             if part is None:
@@ -160,7 +168,28 @@ def compute_stats(
         own = PairedStats(
             stats, n_images=stats.n_images, fingerprint=fingerprint if is_known else None
         )
-        return merged_stats(own, ranks, overwrite=True)
+        merged = merged_stats(own, ranks, overwrite=True)
+        return merged if passage.rows is None else passage.rows.gathered(merged)
+
+
+def _check_rows(process_group: Any, checkpointing: Checkpointing | None, *, compile: bool) -> None:
+    """Refuse what does not go with totals that are kept by rows over the ranks."""
+    if process_group is None:
+        raise ArgumentError(
+            '`totals="ranks"` needs `process_group`, whose ranks keep some rows each; got none; '
+            "give one, or leave `totals` out"
+        )
+    if checkpointing is not None:
+        raise ArgumentError(
+            '`totals="ranks"` needs a pass that all ranks make in one go: a kill between their '
+            "checkpoints would leave them with rows of different batches; got `checkpointing`; "
+            'leave one of the two out, or take totals="host"'
+        )
+    if compile:
+        raise ArgumentError(
+            '`totals="ranks"` needs the sums of one tap after the other; got `compile=True`, which '
+            "gives those of all taps at once; leave one of the two out"
+        )
 
 
 def _own_part(
@@ -204,6 +233,7 @@ def collect(
     compile: bool = False,
     totals: str = "auto",
     passage: Passage | None = None,
+    ranks: Ranks = ALONE,
 ) -> PairedStats:
     """Run two weight sets over the data in lockstep; return their moments at `taps`.
 
@@ -213,7 +243,9 @@ def collect(
         joint: whether products within each network are kept, too, at the taps of `cross`
         compile: whether to compile both networks with their statistics
         totals: where sums of products are kept
-        passage: what was counted before, to be gone on with
+        passage: what was counted before, to be gone on with; holds the sums of products if they are
+            kept by rows, and then these statistics have none
+        ranks: those that may keep the sums of products by rows
     """
     crossed, diagonals = set(cross), set(diagonal) - set(cross)
     together = [tap for tap in taps if tap in crossed | diagonals]
@@ -229,25 +261,34 @@ def collect(
         device=device,
         totals=totals,
         compile=compile,
+        ranks=ranks,
+        by_rows=not (compile or passage.is_kept),
     )
     plan.check()
     running.keep_products_on(torch.device("cpu") if plan.on_host else device)
+    rows = RowShardedProducts(plan.layout, ranks, device) if plan.by_rows else None
+    passage.rows, data.in_step = rows, plan.by_rows
 
     def read_both(tap: Tap, values: list[Tensor]) -> None:
         a, b = values
         is_crossed = tap.name in crossed
-        widths = a.shape[tap.channel_dim], b.shape[tap.channel_dim]
+        onto = None
+        if is_crossed and rows is None:
+            widths = a.shape[tap.channel_dim], b.shape[tap.channel_dim]
+            onto = running.onto(tap.name, *widths, a.device)
         sums = ops.paired_moments(
             a,
             b,
             moments=running.added(tap.name),
-            onto=running.onto(tap.name, *widths, a.device) if is_crossed else None,
+            onto=onto,
             channel_dim=tap.channel_dim,
             cross=is_crossed or "diagonal",
             joint=joint and is_crossed,
             precision=precision,
             backend=backend,
         )
+        if rows is not None:
+            sums = rows.add(tap.name, _positions(a, tap), sums)
         running.add_pair(tap.name, _positions(a, tap), sums)
 
     def read_one(tap: Tap, network: int, value: Tensor) -> None:
@@ -282,6 +323,8 @@ def collect(
                     overwrite=True,
                 )
             passage.end_batch(len(batch))
+        if rows is not None:
+            rows.end()
         passage.end()
     return passage.stats(taps)
 

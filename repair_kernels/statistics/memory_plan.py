@@ -3,11 +3,12 @@
     device:   weights + activations + sums of one batch + totals (unless they are on the host)
     totals:   8 bytes x Σ_taps (2 (c_a + c_b) + products),   products = c_a c_b for `cross`,
               + c_a² + c_b² for `joint`, c for `diagonal`
+    by rows over ranks:   a rank's rows instead of all totals, and the sums of one step of all ranks
 
 What libraries take for their own work, such as cuDNN's workspaces, is not counted.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from torch.fx import Node
 from repair_kernels.errors import ArgumentError, InsufficientMemoryError
 from repair_kernels.graph.network import NetworkGraph, State
 from repair_kernels.graph.schedule import MAY_RETURN_INPUT
+from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.rules import packet
+from repair_kernels.statistics.row_layout import DOUBLE, RowLayout
 
-DOUBLE = 8
-PLACES = ("auto", "device", "host")
+PLACES = ("auto", "device", "host", "ranks")
 """Where totals may be kept."""
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
@@ -38,7 +40,8 @@ class MemoryPlan:
         batch_sums: what one batch adds at the widest tap
         totals: means, m2 and sums of products of all taps
         images: how many a batch has
-        on_host: whether totals are kept in the host's memory while the device is another
+        layout: which rows each rank keeps, if totals are kept by rows
+        place: where totals are kept: "device", "host", or "ranks": by rows over them
     """
 
     device: torch.device
@@ -47,17 +50,49 @@ class MemoryPlan:
     batch_sums: int
     totals: int
     images: int
-    on_host: bool = False
+    layout: RowLayout
+    place: str = "device"
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether each rank keeps some rows of the sums of products."""
+        return self.place == "ranks"
+
+    @property
+    def on_host(self) -> bool:
+        """Whether totals are kept in the host's memory while the device is another."""
+        return self.place == "host" and self.device.type != "cpu"
+
+    @property
+    def own_rows(self) -> int:
+        """What one rank keeps of totals by rows: its rows, and means and m2 of all channels."""
+        channels = self.layout.channels
+        means = 4 * sum(channels.values()) + 2 * sum(channels[tap] for tap in self.layout.matrices)
+        return self.layout.row_bytes + DOUBLE * means
 
     @property
     def device_bytes(self) -> int:
-        """What is needed where the networks run."""
-        return self.weights + self.activations + self.batch_sums + self.totals * (not self.on_host)
+        """What is needed where the networks run; on a CPU that is where the result is, too."""
+        if not self.by_rows:
+            kept = self.totals * (not self.on_host)
+            return self.weights + self.activations + self.batch_sums + kept
+        running = self.activations + self.layout.step_bytes + self.own_rows
+        gathered = self.totals * (self.device.type == "cpu")
+        return self.weights + max(running, gathered)
 
     @property
     def host_bytes(self) -> int:
         """What is needed in the host's memory for a device of its own."""
-        return self.totals * self.on_host
+        return self.totals * (self.on_host or (self.by_rows and self.device.type != "cpu"))
+
+    def needed(self) -> dict[torch.device, int]:
+        """Return what is needed where."""
+        needed = {self.device: self.device_bytes}
+        return {**needed, torch.device("cpu"): self.host_bytes} if self.host_bytes else needed
+
+    def fits(self, free: Callable[[torch.device], int | None] | None = None) -> bool:
+        """Tell whether there is as much memory as that, or nobody knows."""
+        return next(self._short(free), None) is None
 
     def check(self, free: Callable[[torch.device], int | None] | None = None) -> None:
         """Raise an error if there is less memory than that.
@@ -67,23 +102,43 @@ class MemoryPlan:
         Raises:
             InsufficientMemoryError: what is needed for what, and how much there is
         """
-        host = torch.device("cpu")
-        for place, needed in ((self.device, self.device_bytes), (host, self.host_bytes)):
-            there = (free or free_memory)(place)
-            if there is None or needed <= there:
-                continue
-            parts = f"{in_words(self.weights)} of weights, {in_words(self.activations)} of "
-            parts += f"activations of {self.images:,} images, {in_words(self.batch_sums)} of sums "
-            parts += f"of one batch, {in_words(self.totals)} of totals"
-            if place != self.device or self.on_host:
-                parts += " on the host"
-            advice = "use smaller batches, fewer taps in `cross`"
-            if place.type != "cpu" and not self.on_host:
-                advice += ', totals="host"'
+        for place, needed, there in self._short(free):
             raise InsufficientMemoryError(
-                f"these statistics need at least {in_words(needed)} on {place} ({parts}), but "
-                f"{in_words(there)} are free; {advice}, or a machine with more memory"
+                f"these statistics need at least {in_words(needed)} on {place} ({self._parts()}), "
+                f"but {in_words(there)} are free; {self._advice(place)}, or a machine with more "
+                "memory"
             )
+
+    def _short(
+        self, free: Callable[[torch.device], int | None] | None
+    ) -> Iterator[tuple[torch.device, int, int]]:
+        """Yield each place with less memory than is needed there: how much of both."""
+        for place, needed in self.needed().items():
+            there = (free or free_memory)(place)
+            if there is not None and needed > there:
+                yield place, needed, there
+
+    def _parts(self) -> str:
+        """Say what is needed for what."""
+        sums = self.layout.step_bytes if self.by_rows else self.batch_sums
+        parts = f"{in_words(self.weights)} of weights, {in_words(self.activations)} of "
+        parts += f"activations of {self.images:,} images, {in_words(sums)} of sums of one batch, "
+        if self.by_rows:
+            parts += f"{in_words(self.own_rows)} of rows of one of {self.layout.ranks} ranks; in "
+            parts += "the end "
+        parts += f"{in_words(self.totals)} of totals"
+        return parts + " on the host" * (self.on_host or self.by_rows)
+
+    def _advice(self, place: torch.device) -> str:
+        """Say what needs less."""
+        advice = "use smaller batches, fewer taps in `cross`"
+        if place.type != "cpu" and not self.on_host:
+            advice += ', totals="host"'
+        if place.type != "cpu" and self.by_rows:
+            advice += ", more ranks"
+        elif place.type != "cpu" and not self.on_host and self.layout.ranks > 1:
+            advice += ', totals="ranks"'
+        return advice
 
 
 def plan_memory(
@@ -95,6 +150,8 @@ def plan_memory(
     device: torch.device,
     totals: str = "auto",
     compile: bool = False,
+    ranks: Ranks = ALONE,
+    by_rows: bool = True,
     free: Callable[[torch.device], int | None] | None = None,
 ) -> MemoryPlan:
     """Return what statistics of two networks on a device need.
@@ -103,9 +160,11 @@ def plan_memory(
         states: both networks' weights, wherever they are
         batch: the first one
         products: by tap what is kept there: "none", "diagonal", "cross" or "joint"
-        totals: where they are kept: "device", "host", or "auto": on the host if there is a device
-            on which they do not fit
+        totals: where they are kept: "device", "host", "ranks" (by rows over them), or "auto": the
+            first of device, ranks and host where they fit; by rows only if that is so on all ranks
         compile: whether a compiler decides what is alive: then only the batch is counted
+        ranks: the processes that make this plan together
+        by_rows: whether "auto" may choose rows
         free: tells how much is free on a device; default: `free_memory`
     Raises:
         ArgumentError: `totals` is none of these
@@ -121,6 +180,7 @@ def plan_memory(
     alive = 0
     if not compile:
         alive = activation_peak(graph, len(batch), together, overwrite=device.type == "cpu")
+    layout = RowLayout(widths, dict(products), ranks.size)
     plan = MemoryPlan(
         device=device,
         weights=sum(tensor.nbytes for tensor in weights),
@@ -128,13 +188,30 @@ def plan_memory(
         batch_sums=DOUBLE * max(kept.values(), default=0) * (device.type != "cpu"),
         totals=DOUBLE * sum(4 * widths[tap] + kept[tap] for tap in products),
         images=len(batch),
-        on_host=totals == "host" and device.type != "cpu",
+        layout=layout,
     )
-    there = (free or free_memory)(device)
-    is_short = there is not None and plan.device_bytes > there
-    if totals == "auto" and device.type != "cpu" and is_short:
-        return replace(plan, on_host=True)
-    return plan
+    if totals == "auto":
+        totals = _chosen(plan, ranks, by_rows=by_rows, free=free)
+    if totals == "ranks" and not layout.matrices:
+        totals = "device"
+    return replace(plan, place=totals)
+
+
+def _chosen(
+    plan: MemoryPlan,
+    ranks: Ranks,
+    *,
+    by_rows: bool,
+    free: Callable[[torch.device], int | None] | None,
+) -> str:
+    """Return where totals are kept, by what fits; whether by rows, all ranks decide together."""
+    is_short = not plan.fits(free)
+    if ranks.size > 1:
+        may = by_rows and replace(plan, place="ranks").fits(free)
+        everyone = ranks.exchange("memory", (is_short, may))
+        if any(short for short, _ in everyone) and all(may for _, may in everyone):
+            return "ranks"
+    return "host" if is_short else "device"
 
 
 def products_of(kind: str, channels: int) -> int:

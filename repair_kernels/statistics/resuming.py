@@ -16,6 +16,7 @@ from repair_kernels.statistics.checkpoint_file import RunCheckpoint
 from repair_kernels.statistics.fingerprint import Fingerprint
 from repair_kernels.statistics.numbered import NumberedBatches
 from repair_kernels.statistics.paired_stats import PairedStats
+from repair_kernels.statistics.row_sharded import RowShardedProducts
 from repair_kernels.statistics.running import RunningMoments
 
 NETWORKS = ("a", "b")
@@ -60,10 +61,15 @@ class Passage:
         running: the totals
         n_images: images so far
         first_size: images in the first batch; None before
+        rows: where the sums of products are, if ranks keep them by rows; None: in `running`
     """
+
+    is_kept = False
+    """Whether it is kept in a file, to go on from there."""
 
     def __init__(self) -> None:
         self.running = RunningMoments(NETWORKS)
+        self.rows: RowShardedProducts | None = None
         self.n_images = 0
         self.first_size: int | None = None
 
@@ -94,6 +100,8 @@ class ResumablePassage(Passage):
     Raises:
         CheckpointError: the file is broken, of another run, or not expected to be there
     """
+
+    is_kept = True
 
     def __init__(
         self,

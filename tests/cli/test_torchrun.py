@@ -77,9 +77,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = images_in(folder)
 
     def commands(of: str) -> list[list[str]]:
+        by_rows = ["--totals", "ranks"] if of == "two" else []
         return [
             ["stats", *pair, "--samples", "40", "-o", str(folder / f"{of}.stats"), "--json"],
-            ["stats", *pair, *images, "-o", str(folder / f"{of}.images"), "--quiet"],
+            ["stats", *pair, *images, *by_rows, "-o", str(folder / f"{of}.images"), "--quiet"],
             ["sweep", *pair, *SWEEP, "-o", str(folder / f"{of}.path")],
             ["merge", *pair, *MERGE, "-o", str(folder / f"{of}.safetensors")],
         ]

@@ -1,18 +1,17 @@
 """What statistics need is known before they are computed, and refused where it is not there."""
 
 import gc
-import weakref
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from repair_kernels.errors import ArgumentError, InsufficientMemoryError
 from repair_kernels.graph.execution import execute
 from repair_kernels.graph.network import state_of, trace
+from repair_kernels.ranks import Ranks
+from repair_kernels.statistics import row_layout
 from repair_kernels.statistics.collecting import compute_stats
 from repair_kernels.statistics.memory_plan import (
     _available,
@@ -22,37 +21,12 @@ from repair_kernels.statistics.memory_plan import (
     in_words,
     plan_memory,
 )
+from tests.alive import Alive
 from tests.networks import FAMILIES
 
 CUDA = torch.device("cuda:0")
 CPU = torch.device("cpu")
 N = 5
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of all memory that operators return, while it is alive."""
-
-    def __init__(self, known: list[Tensor]):
-        super().__init__()
-        self.bytes = self.peak = 0
-        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if not isinstance(value, Tensor):
-                continue
-            storage = value.untyped_storage()
-            if storage._cdata not in self._seen:
-                self._seen.add(storage._cdata)
-                self.bytes += storage.nbytes()
-                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
-        self.peak = max(self.peak, self.bytes)
-        return result
-
-    def _forget(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self.bytes -= size
 
 
 @pytest.mark.parametrize(
@@ -165,10 +139,91 @@ def test_what_does_not_fit_is_refused_with_all_its_parts(graph) -> None:
         r'smaller batches, fewer taps in `cross`, totals="host", or a machine with more memory',
     ):
         plan.check(lambda place: 1024)
-    on_host = replace(plan, on_host=True)
+    on_host = replace(plan, place="host")
     with pytest.raises(InsufficientMemoryError, match="at least 34.0 KiB on cpu .* on the host"):
         on_host.check(lambda place: 0 if place == CPU else 10**9)
     on_host.check(lambda place: None)
+
+
+# --- totals by rows over ranks -------------------------------------------------------------------
+
+
+class Others(Ranks):
+    """One of several ranks, of which the others say what they are told to say."""
+
+    def __init__(self, *others: tuple[bool, bool]):
+        super().__init__()
+        self.size = 1 + len(others)
+        self.others = others
+
+    def exchange(self, topic, message):
+        assert topic == "memory"
+        return [message, *self.others]
+
+
+ROOMY, SHORT, FULL = (False, True), (True, True), (True, False)
+"""What a rank says: has it too little room for all totals, and enough for rows?"""
+
+
+@pytest.mark.parametrize("device", [CUDA, CPU])
+def test_by_rows_a_rank_keeps_its_share_and_has_the_whole_in_the_end(graph, device) -> None:
+    products = {"0": "joint", "2": "cross", "4": "none"}
+    plan = planned(graph, products, device=device, totals="ranks", ranks=Others(ROOMY, ROOMY))
+    assert plan.by_rows
+    vectors = 4 * (64 + 16 + 2) + 2 * (64 + 16)
+    assert plan.own_rows == 8 * (22 * 64 * 3 + 6 * 16 + vectors)
+    sums, buffers = 8 * (3 * 64 * 64 + 16 * 16), 2 * 8 * 3 * 22 * 64
+    running = plan.activations + sums + buffers + plan.own_rows
+    if device == CUDA:
+        assert (plan.device_bytes, plan.host_bytes) == (plan.weights + running, plan.totals)
+    else:
+        assert (plan.device_bytes, plan.host_bytes) == (max(running, plan.totals), 0)
+
+
+def test_without_products_there_are_no_rows(graph) -> None:
+    assert not planned(graph, {"0": "none"}, totals="ranks", ranks=Others(ROOMY)).by_rows
+
+
+@pytest.mark.parametrize(
+    ("others", "place"),
+    [
+        ((ROOMY, ROOMY), "device"),
+        ((ROOMY, SHORT), "ranks"),
+        ((SHORT, SHORT), "ranks"),
+        ((SHORT, FULL), "device"),
+        ((), "device"),
+    ],
+)
+def test_rows_are_chosen_if_one_rank_needs_and_all_can(graph, others, place) -> None:
+    assert planned(graph, {"0": "cross"}, ranks=Others(*others)).place == place
+
+
+@pytest.mark.parametrize("by_rows", [True, False])
+def test_what_fits_by_rows_alone_goes_to_rows_if_it_may(graph, monkeypatch, by_rows) -> None:
+    monkeypatch.setattr(row_layout, "BUFFER_BYTES", 1)
+    products = dict.fromkeys(("0", "1", "2"), "joint")
+    options = {"ranks": Others(ROOMY, ROOMY), "by_rows": by_rows}
+    needed = planned(graph, products, totals="device").device_bytes
+    plan = planned(graph, products, free=needed - 1, **options)
+    assert plan.place == ("ranks" if by_rows else "host")
+    assert planned(graph, products, free=100, **options).place == "host"
+
+
+def test_what_does_not_fit_by_rows_is_refused_with_all_its_parts(graph) -> None:
+    plan = planned(graph, {"0": "cross"}, totals="ranks", ranks=Others(ROOMY, ROOMY))
+    plan.check(lambda place: plan.device_bytes)
+    with pytest.raises(
+        InsufficientMemoryError,
+        match=r"on cuda:0 \(.*, 98\.0 KiB of sums of one batch, 14\.0 KiB of rows of one of 3 "
+        r"ranks; in the end 34\.0 KiB of totals on the host\), but 1\.0 KiB are free; use smaller "
+        r'batches, fewer taps in `cross`, totals="host", more ranks, or a machine with more memory',
+    ):
+        plan.check(lambda place: 1024)
+    with pytest.raises(InsufficientMemoryError, match="at least 34.0 KiB on cpu"):
+        plan.check(lambda place: 0 if place == CPU else 10**9)
+    whole = replace(plan, place="device")
+    with pytest.raises(InsufficientMemoryError, match='totals="host", totals="ranks", or a mach'):
+        whole.check(lambda place: 1024)
 
 
 def test_statistics_are_refused_before_anything_is_computed(graph, monkeypatch) -> None:
@@ -183,7 +238,9 @@ def test_statistics_are_refused_before_anything_is_computed(graph, monkeypatch) 
 
 
 def test_an_unknown_place_is_refused(graph) -> None:
-    with pytest.raises(ArgumentError, match="must be one of 'auto', 'device', 'host'; got 'disk';"):
+    with pytest.raises(
+        ArgumentError, match="must be one of 'auto', 'device', 'host', 'ranks'; got 'disk';"
+    ):
         planned(graph, {}, totals="disk")
 
 
