@@ -9,6 +9,10 @@ mean like[i, i] = 1, as it has correlation 1. Each group is one linear sum assig
 take turns, as they share weights. That they settle is not sure (each weighs a shared W by its own
 size), but they do within a few rounds; `MAX_ROUNDS` is the end of it.
 
+They start from the best correlations. Channels that one image alone wakes correlate equally well,
+and rounding would choose between them, from where turns lead elsewhere: so weights break such ties,
+in graph order, as far as the groups on their other axes are ordered already.
+
 Source:
     weights alone: Ainsworth et al. (2023), section 3.2, whose order of groups is random
 """
@@ -27,6 +31,8 @@ from repair_kernels.matching.assignment import assign
 from repair_kernels.moments import PairedMoments
 
 MAX_ROUNDS = 30
+TIE = 1e-3
+"""How much of the weights' likeness counts at the start: more than rounding, and little else."""
 
 Groups = Mapping[str, PermutationGroup]
 
@@ -38,19 +44,23 @@ def match_with_weights(
     state_b: State,
     start: Mapping[str, Permutation],
 ) -> dict[str, Permutation]:
-    """Improve a matching of activations by the weights.
+    """Match by activations and weights.
 
     Args:
         stats, groups: see `match`
         state_a, state_b: the weights of both networks as they are given
-        start: what activations say. Groups that hold groups or lie in one stay so
+        start: what activations say of groups that hold groups or lie in one, which stay so
     """
     _check_weights(groups, state_a, state_b)
     inside = {one for group in groups.values() for held in group.inner for one in held}
     movable = [name for name, group in groups.items() if not group.inner and name not in inside]
     scores = {name: _of_activations(stats, groups[name]) for name in movable}
     neighbours = _neighbours(groups)
-    found, open_groups = dict(start), set(movable)
+    found = {name: order for name, order in start.items() if name not in scores}
+    for name, (corr, dead_a, dead_b) in scores.items():
+        score = corr + TIE * weight_likeness(groups, name, state_a, state_b, found)
+        found[name] = Permutation(assign(score, dead_a, dead_b))
+    open_groups = set(movable)
     for _ in range(MAX_ROUNDS):
         for name in movable:
             if name not in open_groups:
@@ -77,14 +87,17 @@ def weight_likeness(
     """Return how alike a group's members are by their weights, a's in rows and b's in columns.
 
     Args:
-        permutations: of the other groups; the group's own plays no part
+        permutations: of the other groups; the group's own plays no part. Weights that a group
+            without one shares say nothing
     """
     group = groups[name]
     others = {key: value for key, value in permutations.items() if key != name}
+    unknown = groups.keys() - others.keys() - {name}
+    unclear = {place.parameter for other in unknown for place in groups[other].slices}
     weights = [place for place in group.slices if state_a[place.parameter].dim() > 1]
     orders = axis_indices(groups, others, state_b)
     total = np.zeros((group.size, group.size))
-    for place in weights:
+    for place in (place for place in weights if place.parameter not in unclear):
         weight_b = state_b[place.parameter]
         for axis in range(weight_b.dim()):
             if (place.parameter, axis) in orders:

@@ -67,6 +67,32 @@ def test_weights_tell_apart_what_activations_do_not() -> None:
     assert found[first] == back[first]
 
 
+def test_rounding_does_not_choose_between_channels_that_correlate_equally_well() -> None:
+    made = FAMILIES["mlp"]
+    a, b, x = made.network(0), made.network(1), made.inputs(40)
+    graph, states = rk.trace(a, x), (state_of(a), state_of(b))
+    stats = rk.compute_stats(a, b, [x], cross=list(graph.all_match_taps))
+    start = rk.match(stats, graph.groups)
+
+    def disturbed(seed: int) -> dict[str, rk.PairedMoments]:
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            tap: replace(
+                m,
+                m2_a=torch.ones_like(m.m2_a),
+                m2_b=torch.ones_like(m.m2_b),
+                cross=1e-6 * torch.randn(m.cross.shape, generator=generator, dtype=torch.float64),
+            )
+            for tap, m in stats.items()
+            if m.cross is not None
+        }
+
+    seeds = range(8)
+    found = [match_with_weights(disturbed(s), graph.groups, *states, start) for s in seeds]
+    assert all(each == found[0] for each in found)
+    assert rk.match(disturbed(0), graph.groups) != rk.match(disturbed(1), graph.groups)
+
+
 def test_no_group_can_be_improved_once_they_have_settled() -> None:
     made = FAMILIES["resnet_fixup"]
     a, b, x = made.network(0), made.network(1), made.inputs(40)
