@@ -34,7 +34,7 @@ from repair_kernels.errors import CalibrationWarning  # noqa: E402
 
 VARIANTS = ("sequential", "forward")
 IMAGES = 1600
-FEW = 600
+FEW = 1000
 """Images where each takes long: in 16 bits, and one by one."""
 BATCHES = (1, 7, 100)
 DEAD = 4

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import ablation_tables, scale_tables, tables, zoo_tables  # noqa: E402
+from bench import ablation_tables, exactness_tables, scale_tables, tables, zoo_tables  # noqa: E402
 from bench.tables import read, source  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -48,6 +48,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "pairs": pairs_table,
     "ablation": ablation_tables.ways,
     "ablation_counts": ablation_tables.counts,
+    "exactness": exactness_tables.goals,
+    "exactness_batches": exactness_tables.batches,
     "floors": tables.floors,
     "predictions": tables.predictions,
     "other_predictions": tables.other_predictions,
