@@ -41,7 +41,12 @@ TWO_AUTHORS = replace(
     name="ResNet20 dansun_8_1 / akamaster, CIFAR-10",
     checkpoints=("resnet20_dansun_8_1.npz", "resnet20_akamaster.npz"),
 )
-ALL = {"mnist": (PAIRS[1],), "cifar10": (PAIRS[0], TWO_AUTHORS), "embedded": EMBEDDED}
+ALL = {
+    "mnist": (PAIRS[1],),
+    "cifar10": (PAIRS[0],),
+    "two_authors": (TWO_AUTHORS,),
+    "embedded": EMBEDDED,
+}
 COUNTS = (50, 150, 500, 1500, 5000, 15000, 50000)
 COUNTED = ("forward", "distilled")
 LARGEST_SHARE = 0.8
