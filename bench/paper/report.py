@@ -104,26 +104,12 @@ def _section(name: str, sizes: Mapping[str, Rows]) -> str:
         parts += _split_lines(sizes)
     if experiment.note:
         parts.append(f"{experiment.note}\n")
-    parts += _earlier(sizes)
     missing = _named_together(experiment, _missing(experiment, sizes))
     if missing:
         parts.append(f"Not run at full size: {missing}.\n")
     if sizes:
         parts.append(_sources(sizes))
     return "\n".join(parts)
-
-
-def _earlier(sizes: Mapping[str, Rows]) -> list[str]:
-    """Say where ours is what the default was before weights decided as well."""
-    rows = [row for found in sizes.values() for row in found if "ours" in row["curves"]]
-    places = [row for row in rows if "matched_by" not in row["identity"]]
-    if not places:
-        return []
-    if len(places) == len(rows):
-        named = "In all rows"
-    else:
-        named = "At " + ", ".join(f"{row['series']} {row['x']:g}" for row in places)
-    return [f"{named} ours was matched by activations alone, the default at that commit.\n"]
 
 
 def _pictures(name: str, size: str, experiment: Experiment) -> list[str]:
