@@ -103,10 +103,12 @@ def assess(
 ) -> Assessment:
     """Run a corrected network over the data, beside the same one without corrections.
 
+    Where only some images turn out to have class numbers, the data are read once more.
+
     Args:
         merged: the corrected network
         aligned: the interpolated weights without corrections
-        ends: the weights of both endpoints, aligned; run only where batches have no labels
+        ends: the weights of both endpoints, aligned; run only where labels do not tell the loss
         goals: of each corrected tap
         ranks: whose data it is; the same is found on each
     """
@@ -127,7 +129,7 @@ def assess(
                 corrected = network.run(batch)
                 running.end_batch()
                 outputs = execute(graph, states[:1], batch)
-                if not comparison.takes(outputs[0], labels):
+                if comparison.needs_ends(outputs[0], labels):
                     outputs += execute(graph, states[1:], batch)
                 comparison.add(corrected, outputs, labels)
         is_read = True
@@ -141,6 +143,14 @@ def assess(
             return Assessment({}, None, said, False)
     seen = merged_channels(own, ranks)
     comparison.merge(ranks)
+    if comparison.is_partial:
+        comparison = LossComparison(alpha, use_labels=False)
+        network = _Watched(graph, state, layers, {}, {}, running, backend)
+        with torch.no_grad():
+            for batch in counted(data, "losses", data.expected_images):
+                states = [as_mapping(s, batch.device) for s in (aligned, *ends)]
+                comparison.add(network.run(batch), execute(graph, states, batch), None)
+        comparison.merge(ranks)
     exactness = {tap: _exactness(seen[tap], wanted) for tap, wanted in goals.items()}
     return Assessment(exactness, comparison.result(), None, comparison.single_class)
 

@@ -197,6 +197,31 @@ def test_the_standard_error_is_that_of_the_difference() -> None:
     assert report.losses.standard_error == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.parametrize("size", [3, 5, 7, 40])
+def test_labels_that_number_the_images_are_none_in_batches_of_any_size(size: int) -> None:
+    a, b, x = mlps()  # Five classes
+    numbered = list(zip(x.split(size), torch.arange(len(x)).split(size), strict=True))
+    found, wanted = (repair(a, b, d, variant="forward").report for d in (numbered, x.split(size)))
+    assert found.losses.kind == "divergence"
+    assert found.losses == wanted.losses
+    assert found.exactness == wanted.exactness
+
+
+@pytest.mark.parametrize("strange", [0, 1, 2])
+@pytest.mark.parametrize("instead", [None, -1, -100, 5])
+def test_one_image_without_a_class_number_makes_it_the_divergence_of_all(
+    strange: int, instead: int | None
+) -> None:
+    a, b, x, y = labelled(60)
+    data: list = list(zip(x.split(20), y.split(20), strict=True))
+    if instead is None:
+        data[strange] = x.split(20)[strange]
+    else:
+        data[strange][1][7] = instead
+    found, wanted = (repair(a, b, d, variant="forward").report for d in (data, x.split(20)))
+    assert found.losses == wanted.losses
+
+
 @pytest.mark.parametrize("labels", [torch.zeros(40), torch.arange(39), torch.full((40,), 7)])
 def test_what_is_no_class_number_is_no_label(labels: Tensor) -> None:
     a, b, x = mlps()
