@@ -88,6 +88,34 @@ class Assessment:
             )
         return f"{what}; {kept}"
 
+    def warnings(self, returned: str) -> tuple[str, ...]:
+        """Return what a user must be told, whichever network is returned."""
+        said = []
+        if self.single_class:
+            said.append(
+                "all labels of the calibration data are one class, so that the statistics are not "
+                "those of the data at large; calibrate with images of all classes"
+            )
+        if self.is_worse:
+            said.append(self.worse(returned))
+        return tuple(said)
+
+
+MISSED = 0.5
+"""A prediction of a std that is off by half of it is none."""
+
+
+def closed_form_premise(exactness: Mapping[str, Exactness]) -> tuple[str, ...]:
+    """Say at which taps the closed form's prediction does not hold, if at any."""
+    missed = [tap for tap, found in exactness.items() if found.std > MISSED]
+    if not missed:
+        return ()
+    return (
+        f"the closed form's premise fails at {len(missed)} of {len(exactness)} taps, the "
+        f"first {missed[0]!r}, where a std is off by {exactness[missed[0]].std:.0%}; "
+        "'sequential' and 'forward' measure what it predicts",
+    )
+
 
 def assess(
     graph: NetworkGraph,

@@ -13,9 +13,9 @@ from models.datasets import batches, load_embedded_fashion
 from models.pretrained import PAIRS, load_pair
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.alignment import AlignedPair, align
+from repair_kernels.calibration.assessment import closed_form_premise
 from repair_kernels.calibration.variants import Corrections
 from repair_kernels.errors import ArgumentError, CalibrationWarning
-from repair_kernels.repair_report import closed_form_premise
 from tests import oracles
 from tests.goals import activations, pair, shifted
 from tests.merging import mlps
@@ -287,6 +287,13 @@ def test_calibrate_says_so_too_and_returns_what_it_is_asked_for() -> None:
     assert_same(snapshot(rk.interpolate(a, b, alpha=0.5)), snapshot(refused))
 
 
+@pytest.mark.parametrize("merge", [rk.calibrate, rk.repair])
+def test_labels_of_one_class_are_said(merge) -> None:
+    a, b, x, _ = labelled(60)
+    with pytest.warns(CalibrationWarning, match="are one class.*calibrate with images of all"):
+        merge(a, b, [(x, torch.full((60,), 3))], variant="forward")
+
+
 def test_an_unknown_answer_to_a_worse_loss_is_refused() -> None:
     a, b, x = mlps()
     with pytest.raises(ArgumentError, match="`on_worse` must be one of 'aligned', 'warn'; got"):
@@ -333,4 +340,12 @@ def test_where_the_closed_forms_prediction_does_not_hold_the_report_says_so() ->
     assert "the closed form's premise fails at" in said
     assert said in str(report)
     exact = repair(a, b, data, variant="sequential").report
-    assert closed_form_premise(exact) == ()
+    assert closed_form_premise(exact.exactness) == ()
+
+
+def test_calibrate_says_where_the_closed_forms_prediction_does_not_hold() -> None:
+    a, b = load_pair("fashion_mlp10")
+    images, labels = (tensor[::60] for tensor in load_embedded_fashion("train"))
+    data = batches(images, labels, 50, normalise="fashion")
+    with pytest.warns(CalibrationWarning, match="the closed form's premise fails at"):
+        rk.calibrate(a, b, data, variant="closed_form")
