@@ -88,16 +88,23 @@ def in_pieces(batches: Iterable[Tensor], images: int) -> Iterator[Tensor]:
     A rest of less than half a piece belongs to the last one, so that none is small unless there is
     but one.
     """
-    held: list[Tensor] = []
+    least = images + (images + 1) // 2
+    rest: list[Tensor] = []
+    n = 0
     for batch in batches:
-        held.append(batch)
-        while sum(map(len, held)) >= images + (images + 1) // 2:
-            joined = torch.cat(held)
+        rest.append(batch)
+        n += len(batch)
+        if n < least:
+            continue
+        joined = torch.cat(rest)
+        start = 0
+        while n - start >= least:
             # Copies: a view would keep all of what it was cut from.
-            yield joined[:images].clone()
-            held = [joined[images:].clone()]
-    if held:
-        yield torch.cat(held) if len(held) > 1 else held[0]
+            yield joined[start : start + images].clone()
+            start += images
+        rest, n = [joined[start:].clone()], n - start
+    if rest:
+        yield torch.cat(rest) if len(rest) > 1 else rest[0]
 
 
 def piece_size(first: Tensor) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from repair_kernels.alignment import AlignedPair, Evaluate, align
-from repair_kernels.calibration.assessment import check_on_worse
+from repair_kernels.calibration.assessment import check_on_worse, closed_form_premise
 from repair_kernels.calibration.variants import check_variant
 from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
 from repair_kernels.errors import ArgumentError, CalibrationWarning
@@ -20,7 +20,6 @@ from repair_kernels.ranks import Ranks
 from repair_kernels.repair_report import (
     RepairReport,
     RepairResult,
-    closed_form_premise,
     report_warnings,
     unlike_scales,
 )
@@ -141,7 +140,7 @@ def repair(
     said = report_warnings(report, found)
     for warning in said:
         warnings.warn(warning, CalibrationWarning, stacklevel=2)
-    premise = closed_form_premise(report) if variant == "closed_form" else ()
+    premise = closed_form_premise(report.exactness) if variant == "closed_form" else ()
     report = replace(report, warnings=(*said, *premise, *unlike_scales(report)))
     return RepairResult(kept.model, pair.permutations, pair.stats, report)
 

@@ -126,31 +126,7 @@ def report_warnings(report: RepairReport, found: Assessment | None) -> tuple[str
     """Return what a user must be told of a calibration."""
     if found is None:
         return ()
-    said = []
-    if found.single_class:
-        said.append(
-            "all labels of the calibration data are one class, so that the statistics are not "
-            "those of the data at large; calibrate with images of all classes"
-        )
-    if found.is_worse:
-        said.append(found.worse(report.returned))
-    return tuple(said)
-
-
-MISSED = 0.5
-"""A prediction of a std that is off by half of it is none."""
-
-
-def closed_form_premise(report: RepairReport) -> tuple[str, ...]:
-    """Say at which taps the closed form's prediction does not hold, if at any."""
-    missed = [tap for tap, exactness in report.exactness.items() if exactness.std > MISSED]
-    if not missed:
-        return ()
-    return (
-        f"the closed form's premise fails at {len(missed)} of {len(report.exactness)} taps, the "
-        f"first {missed[0]!r}, where a std is off by {report.exactness[missed[0]].std:.0%}; "
-        "'sequential' and 'forward' measure what it predicts",
-    )
+    return found.warnings(report.returned)
 
 
 UNLIKE = 1.5

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from repair_kernels.batches import Batches, in_pieces, input_of, piece_size
@@ -165,6 +166,34 @@ def test_pieces_do_not_depend_on_where_batches_end(n, size, cuts):
     # None is small, unless there are no more images.
     assert len(pieces[-1]) < 1.5 * size + 1
     assert len(pieces) == 1 or len(pieces[-1]) >= size / 2
+
+
+class Copied(TorchDispatchMode):
+    """Counts the numbers that are written to new memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.clone.default, torch.ops.aten.cat.default):
+            self.numbers += out.numel()
+        return out
+
+
+@pytest.mark.parametrize("batch", [1, 7, 29, 1000])
+def test_pieces_copy_each_image_a_few_times_however_large_the_batches(batch):
+    images = torch.zeros(1000, 3)
+    with Copied() as copied:
+        pieces = list(in_pieces(images.split(batch), 10))
+    assert len(pieces) == 100
+    assert copied.numbers <= 4 * images.numel()
+
+
+def test_a_piece_keeps_no_other_image_alive():
+    pieces = list(in_pieces([torch.zeros(95, 3)], 10))
+    assert [p.untyped_storage().nbytes() // 12 for p in pieces] == [len(p) for p in pieces]
 
 
 def test_a_piece_has_500_images_or_as_many_as_64_mib_hold():

@@ -35,8 +35,10 @@ class Answers:
     are_probabilities: bool
 
     def batch(self, index: Tensor) -> Tensor:
-        """Return some of the images, where the networks ran, in float32."""
-        return self.images[index].to(self.wanted.device, torch.float32)
+        """Return some of the images, where the networks ran; floats in float32."""
+        images = self.images[index]
+        dtype = torch.float32 if images.is_floating_point() else images.dtype
+        return images.to(self.wanted.device, dtype)
 
     def disagreement(self, output: object, index: Tensor) -> Tensor:
         """Return D of a network's output for some of the images, a scalar."""

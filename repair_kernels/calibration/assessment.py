@@ -88,6 +88,34 @@ class Assessment:
             )
         return f"{what}; {kept}"
 
+    def warnings(self, returned: str) -> tuple[str, ...]:
+        """Return what a user must be told, whichever network is returned."""
+        said = []
+        if self.single_class:
+            said.append(
+                "all labels of the calibration data are one class, so that the statistics are not "
+                "those of the data at large; calibrate with images of all classes"
+            )
+        if self.is_worse:
+            said.append(self.worse(returned))
+        return tuple(said)
+
+
+MISSED = 0.5
+"""A prediction of a std that is off by half of it is none."""
+
+
+def closed_form_premise(exactness: Mapping[str, Exactness]) -> tuple[str, ...]:
+    """Say at which taps the closed form's prediction does not hold, if at any."""
+    missed = [tap for tap, found in exactness.items() if found.std > MISSED]
+    if not missed:
+        return ()
+    return (
+        f"the closed form's premise fails at {len(missed)} of {len(exactness)} taps, the "
+        f"first {missed[0]!r}, where a std is off by {exactness[missed[0]].std:.0%}; "
+        "'sequential' and 'forward' measure what it predicts",
+    )
+
 
 def assess(
     graph: NetworkGraph,
@@ -103,10 +131,12 @@ def assess(
 ) -> Assessment:
     """Run a corrected network over the data, beside the same one without corrections.
 
+    Where only some images turn out to have class numbers, the data are read once more.
+
     Args:
         merged: the corrected network
         aligned: the interpolated weights without corrections
-        ends: the weights of both endpoints, aligned; run only where batches have no labels
+        ends: the weights of both endpoints, aligned; run only where labels do not tell the loss
         goals: of each corrected tap
         ranks: whose data it is; the same is found on each
     """
@@ -124,7 +154,7 @@ def assess(
                 corrected = network.run(batch)
                 running.end_batch()
                 outputs = execute(graph, states[:1], batch)
-                if not comparison.takes(outputs[0], labels):
+                if comparison.needs_ends(outputs[0], labels):
                     outputs += execute(graph, states[1:], batch)
                 comparison.add(corrected, outputs, labels)
         is_read = True
@@ -138,6 +168,14 @@ def assess(
             return Assessment({}, None, said, False)
     seen = merged_channels(own, ranks)
     comparison.merge(ranks)
+    if comparison.is_partial:
+        comparison = LossComparison(alpha, use_labels=False)
+        network = _Watched(graph, state, layers, {}, {}, running, backend)
+        with torch.no_grad():
+            for batch in counted(data, "losses", data.expected_images):
+                states = [as_mapping(s, batch.device) for s in (aligned, *ends)]
+                comparison.add(network.run(batch), execute(graph, states, batch), None)
+        comparison.merge(ranks)
     exactness = {tap: _exactness(seen[tap], wanted) for tap, wanted in goals.items()}
     return Assessment(exactness, comparison.result(), None, comparison.single_class)
 

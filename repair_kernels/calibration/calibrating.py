@@ -9,18 +9,19 @@ from torch import nn
 
 from repair_kernels.batches import open_batches
 from repair_kernels.calibration.assembly import assemble
-from repair_kernels.calibration.assessment import assess, check_on_worse
+from repair_kernels.calibration.assessment import assess, check_on_worse, closed_form_premise
 from repair_kernels.calibration.channel_statistics import paired_averages
-from repair_kernels.calibration.goals import check_restore
+from repair_kernels.calibration.goals import check_restore, goal
 from repair_kernels.calibration.norm_reset import check_has_norms
 from repair_kernels.calibration.variants import (
+    READS_DATA,
     check_batch_mean,
     check_variant,
     correct,
     correction_taps,
 )
 from repair_kernels.endpoints import capture_pair, check_alpha, choose_device, preserved_rng
-from repair_kernels.errors import ArgumentError, CalibrationWarning
+from repair_kernels.errors import ArgumentError, CalibrationDataError, CalibrationWarning
 from repair_kernels.graph.network import state_of
 from repair_kernels.graph.permutation import with_state
 from repair_kernels.interpolation import interpolate, interpolate_state
@@ -53,7 +54,8 @@ def calibrate(
     Args:
         model_a, model_b: networks of one architecture, b already permuted into a's order
         batches: calibration data; read once for the endpoints' statistics if `stats` is None, and
-            once more by every variant but "closed_form"
+            once more by "forward" and "sequential", twice more by "distilled", not again by
+            "closed_form"; "reset_norm" reads them once in all
         alpha: weight of network b, in [0, 1]; 0 and 1 give the endpoints back
         variant: "forward", "closed_form", "sequential", "distilled", or "reset_norm": only
             BatchNorms' running statistics are computed anew, whatever `taps` says
@@ -103,6 +105,12 @@ def calibrate(
             check_has_norms(graph)
         if alpha in (0, 1):
             return interpolate(model_a, model_b, alpha, backend=backend)
+        n_passes = (stats is None and bool(chosen)) + (variant in READS_DATA)
+        if n_passes + (variant == "distilled") > 1 and not data.is_repeatable:
+            raise CalibrationDataError(
+                f"variant {variant!r} reads `batches` more than once here, and an iterator can be "
+                "read once only; pass a list or a DataLoader, or use `variant='closed_form'`"
+            )
         state_a, state_b = state_of(model_a), state_of(model_b)
         if stats is None and batch_mean:
             stats = paired_averages(graph, state_a, state_b, data, taps=chosen, backend=backend)
@@ -146,9 +154,13 @@ def calibrate(
         if on_worse is None or not network.is_changed or not data.is_repeatable:
             return network.model
         ends = state_a, state_b
-        found = assess(graph, network, merged, ends, {}, data, alpha, backend=backend, ranks=ranks)
-    if not found.is_worse:
-        return network.model
-    returned = "aligned" if on_worse == "aligned" else "corrected"
-    warnings.warn(found.worse(returned), CalibrationWarning, stacklevel=2)
-    return with_state(model_a, merged) if on_worse == "aligned" else network.model
+        goals = {}
+        if variant == "closed_form":
+            goals = {tap: goal(stats[tap].to(device), alpha) for tap in network.corrected}
+        found = assess(
+            graph, network, merged, ends, goals, data, alpha, backend=backend, ranks=ranks
+        )
+    returned = "aligned" if found.is_worse and on_worse == "aligned" else "corrected"
+    for said in (*found.warnings(returned), *closed_form_premise(found.exactness)):
+        warnings.warn(said, CalibrationWarning, stacklevel=2)
+    return with_state(model_a, merged) if returned == "aligned" else network.model

@@ -4,7 +4,8 @@
     outputs (n, classes):    KL(p || softmax(f(x))),  p = (1-α) softmax(a(x)) + α softmax(b(x))
     other outputs:           |f(x) - t|² / mean |t|²,  t = (1-α) a(x) + α b(x)
 
-a and b are the endpoints, f either of the two networks; each image counts the same.
+a and b are the endpoints, f either of the two networks; each image counts the same. Labels are
+class numbers if those of all images are, on all ranks: then they alone tell, else no label does.
 """
 
 import math
@@ -32,8 +33,9 @@ class Losses:
     """Mean losses on the calibration data.
 
     Attributes:
-        kind: "cross-entropy" where batches have labels, else "divergence" (from the mean of the
-            endpoints' probabilities) or "squared error" (to the mean of their outputs, relative)
+        kind: "cross-entropy" where all images have class numbers, else "divergence" (from the mean
+            of the endpoints' probabilities) or "squared error" (to the mean of their outputs,
+            relative)
         aligned: of the network that was aligned only
         corrected: of the corrected network
         standard_error: of the mean difference between the two
@@ -58,10 +60,16 @@ class LossComparison:
 
     Args:
         alpha: weight of network b
+        use_labels: whether labels may tell
+    Attributes:
+        is_partial: whether some images had class numbers and others had not, so that neither kind
+            of loss is that of all of them: compare once more, without labels
     """
 
-    def __init__(self, alpha: float):
+    def __init__(self, alpha: float, *, use_labels: bool = True):
+        self.is_partial = False
         self._alpha = alpha
+        self._use_labels = use_labels
         self._kind: str | None = None
         self._n = 0
         self._sums: Tensor | None = None
@@ -73,34 +81,37 @@ class LossComparison:
         """Whether there were labels, all of them the same."""
         return self._classes is not None and self._classes[0] == self._classes[1]
 
-    def takes(self, output: object, labels: Tensor | None) -> bool:
-        """Tell whether a batch's labels give its loss, so that the endpoints' outputs need not."""
+    def needs_ends(self, output: object, labels: Tensor | None) -> bool:
+        """Tell whether a batch's loss needs the endpoints' outputs, for its labels do not tell."""
+        if self._kind in (DIVERGENCE, SQUARED_ERROR):
+            return True
         logits = first_tensor(output)
-        if self._kind not in (None, CROSS_ENTROPY) or labels is None or logits.dim() != 2:
-            return False
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= logits.shape[1]:
-            return False
+        low, high = -1, -1
+        if self._use_labels and labels is not None and logits.dim() == 2:
+            low, high = int(labels.min()), int(labels.max())
+        if not 0 <= low <= high < logits.shape[-1]:
+            self.is_partial = self._kind == CROSS_ENTROPY
+            return not self.is_partial
         held = self._classes or (low, high)
         self._classes = min(low, held[0]), max(high, held[1])
-        return True
+        return False
 
     def add(self, corrected: object, outputs: list[object], labels: Tensor | None) -> None:
         """Take the outputs for one batch.
 
         Args:
             corrected: the corrected network's
-            outputs: the aligned network's, and where labels do not serve the endpoints'
+            outputs: the aligned network's, and where they are needed the endpoints'
             labels: class numbers, or None
         """
+        if self.is_partial:
+            return
         found, aligned = first_tensor(corrected).double(), first_tensor(outputs[0]).double()
         if len(outputs) == 1 and labels is not None:
             kind, losses = CROSS_ENTROPY, [_cross_entropy(y, labels) for y in (found, aligned)]
         else:
             a, b = (first_tensor(output).double() for output in outputs[1:])
             kind, losses = self._against_ends(found, aligned, a, b)
-        if self._kind not in (None, kind):
-            return  # Some batches have labels and others do not: the first decides.
         self._kind = kind
         difference = losses[0] - losses[1]
         sums = torch.stack(
@@ -124,24 +135,27 @@ class LossComparison:
         ]
 
     def merge(self, ranks: Ranks) -> None:
-        """Take in what the other ranks saw; the first that has images decides on the kind."""
+        """Take in what the other ranks saw."""
         sums = None if self._sums is None else self._sums.tolist()
-        own = self._kind, self._n, sums, float(self._size), self._classes
+        own = self._kind, self._n, sums, float(self._size), self._classes, self.is_partial
         told = [one for one in ranks.exchange("losses", own) if one[0] is not None]
         if not told:
             return
-        self._kind = told[0][0]
-        same = [one for one in told if one[0] == self._kind]
-        self._n = sum(n for _, n, *_ in same)
-        self._sums = torch.tensor([each[2] for each in same], dtype=torch.float64).sum(0)
-        self._size = sum(size for *_, size, _ in same)
-        classes = [c for *_, c in same if c is not None]
+        kinds = {kind for kind, *_ in told}
+        self.is_partial = len(kinds) > 1 or any(partial for *_, partial in told)
+        if self.is_partial:
+            return
+        [self._kind] = kinds
+        self._n = sum(n for _, n, *_ in told)
+        self._sums = torch.tensor([each[2] for each in told], dtype=torch.float64).sum(0)
+        self._size = sum(size for *_, size, _, _ in told)
+        classes = [held for *_, held, _ in told if held is not None]
         if classes:
             self._classes = min(low for low, _ in classes), max(high for _, high in classes)
 
     def result(self) -> Losses | None:
-        """Return the mean losses; None without images."""
-        if self._sums is None or self._kind is None:
+        """Return the mean losses; None without images, or of some images only."""
+        if self._sums is None or self._kind is None or self.is_partial:
             return None
         unit = float(self._size) / self._n if self._kind == SQUARED_ERROR else 1.0
         corrected, aligned, mean, square = (self._sums / self._n / (unit or 1.0)).tolist()

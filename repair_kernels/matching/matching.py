@@ -141,8 +141,8 @@ def _best(
     The two are one group, or stand in one place of two members of a group. With the sum come the
     permutations of `b`, and of those inside of it, that attain it.
     """
-    if not groups[a].taps:
-        return 0.0, {b: Permutation.identity(groups[b].size)}
+    if not _is_seen(groups, a):
+        return 0.0, _identities(groups, b)
     if not groups[a].inner:
         score, dead_a, dead_b = likeness(stats, groups[a], groups[b], by)
         order = assign(score, dead_a, dead_b)
@@ -164,3 +164,20 @@ def _best(
         for _, inside in pairs[row][column]:
             found |= inside
     return float(scores[rows, order].sum()), found
+
+
+def _is_seen(groups: Mapping[str, PermutationGroup], name: str) -> bool:
+    """Tell whether a tap sees a group, or where members hold groups any of those inside."""
+    inner = groups[name].inner
+    if not inner:
+        return bool(groups[name].taps)
+    return any(_is_seen(groups, one) for held in inner for one in held)
+
+
+def _identities(groups: Mapping[str, PermutationGroup], name: str) -> dict[str, Permutation]:
+    """Return the permutations that leave a group, and all those inside of it, as they are."""
+    found = {name: Permutation.identity(groups[name].size)}
+    for held in groups[name].inner:
+        for one in held:
+            found |= _identities(groups, one)
+    return found

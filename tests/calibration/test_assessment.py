@@ -13,10 +13,10 @@ from models.datasets import batches, load_embedded_fashion
 from models.pretrained import PAIRS, load_pair
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.alignment import AlignedPair, align
+from repair_kernels.calibration.assessment import closed_form_premise
 from repair_kernels.calibration.explicit import GraphNetwork
 from repair_kernels.calibration.variants import Corrections
 from repair_kernels.errors import ArgumentError, CalibrationWarning
-from repair_kernels.repair_report import closed_form_premise
 from tests import oracles
 from tests.goals import activations, pair, shifted
 from tests.merging import mlps
@@ -219,6 +219,31 @@ def test_the_standard_error_is_that_of_the_difference() -> None:
     assert report.losses.standard_error == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.parametrize("size", [3, 5, 7, 40])
+def test_labels_that_number_the_images_are_none_in_batches_of_any_size(size: int) -> None:
+    a, b, x = mlps()  # Five classes
+    numbered = list(zip(x.split(size), torch.arange(len(x)).split(size), strict=True))
+    found, wanted = (repair(a, b, d, variant="forward").report for d in (numbered, x.split(size)))
+    assert found.losses.kind == "divergence"
+    assert found.losses == wanted.losses
+    assert found.exactness == wanted.exactness
+
+
+@pytest.mark.parametrize("strange", [0, 1, 2])
+@pytest.mark.parametrize("instead", [None, -1, -100, 5])
+def test_one_image_without_a_class_number_makes_it_the_divergence_of_all(
+    strange: int, instead: int | None
+) -> None:
+    a, b, x, y = labelled(60)
+    data: list = list(zip(x.split(20), y.split(20), strict=True))
+    if instead is None:
+        data[strange] = x.split(20)[strange]
+    else:
+        data[strange][1][7] = instead
+    found, wanted = (repair(a, b, d, variant="forward").report for d in (data, x.split(20)))
+    assert found.losses == wanted.losses
+
+
 @pytest.mark.parametrize("labels", [torch.zeros(40), torch.arange(39), torch.full((40,), 7)])
 def test_what_is_no_class_number_is_no_label(labels: Tensor) -> None:
     a, b, x = mlps()
@@ -284,6 +309,13 @@ def test_calibrate_says_so_too_and_returns_what_it_is_asked_for() -> None:
     assert_same(snapshot(rk.interpolate(a, b, alpha=0.5)), snapshot(refused))
 
 
+@pytest.mark.parametrize("merge", [rk.calibrate, rk.repair])
+def test_labels_of_one_class_are_said(merge) -> None:
+    a, b, x, _ = labelled(60)
+    with pytest.warns(CalibrationWarning, match="are one class.*calibrate with images of all"):
+        merge(a, b, [(x, torch.full((60,), 3))], variant="forward")
+
+
 def test_an_unknown_answer_to_a_worse_loss_is_refused() -> None:
     a, b, x = mlps()
     with pytest.raises(ArgumentError, match="`on_worse` must be one of 'aligned', 'warn'; got"):
@@ -330,4 +362,12 @@ def test_where_the_closed_forms_prediction_does_not_hold_the_report_says_so() ->
     assert "the closed form's premise fails at" in said
     assert said in str(report)
     exact = repair(a, b, data, variant="sequential").report
-    assert closed_form_premise(exact) == ()
+    assert closed_form_premise(exact.exactness) == ()
+
+
+def test_calibrate_says_where_the_closed_forms_prediction_does_not_hold() -> None:
+    a, b = load_pair("fashion_mlp10")
+    images, labels = (tensor[::60] for tensor in load_embedded_fashion("train"))
+    data = batches(images, labels, 50, normalise="fashion")
+    with pytest.warns(CalibrationWarning, match="the closed form's premise fails at"):
+        rk.calibrate(a, b, data, variant="closed_form")

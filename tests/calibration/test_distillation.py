@@ -178,6 +178,31 @@ def test_networks_of_16_bits_stay_so():
     assert bool(merged(x).isfinite().all())
 
 
+class Words(nn.Module):
+    """Reads numbers of words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 6)
+        self.fc = nn.Linear(6, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.fc(self.embedding(x).mean(1)).relu())
+
+
+def test_inputs_that_are_whole_numbers_stay_so():
+    a, b = lively(Words(), 0), lively(Words(), 1)
+    x = torch.randint(11, (60, 5), generator=torch.Generator().manual_seed(0))
+    answers = Distillation(a, b, x).answers
+    assert answers.batch(torch.arange(4)).dtype == torch.int64
+    distilled, forward = (
+        disagreement(rk.calibrate(a, b, [x], variant=variant), answers)
+        for variant in ("distilled", "forward")
+    )
+    assert distilled <= forward
+
+
 class Cut(nn.Module):
     """Lets no gradient through."""
 

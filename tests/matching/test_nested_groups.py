@@ -1,6 +1,7 @@
 """Nested groups: heads as blocks and channels within, written by hand; they match and compose."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from tests.transformers import (
     VisionTransformer,
 )
 
+pytestmark = pytest.mark.usefixtures("torch_backend")
 IMAGE = (3, 8, 8)
 NETWORKS = {
     "vision transformer": (VisionTransformer, IMAGE),
@@ -187,3 +189,40 @@ def test_matching_recovers_a_random_nested_permutation(name: str):
     correlations = matched_correlation(stats, graph.groups, found)
     assert correlations.keys() == graph.groups.keys()
     assert min(correlations.values()) > 1 - 1e-6
+
+
+class Tokens(nn.Module):
+    """An encoder of tokens whose channels no tap tells apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = nn.Linear(6, 4 * C)
+        self.encoder = nn.TransformerEncoderLayer(C, HEADS, HIDDEN, batch_first=True)
+        self.head = nn.Linear(4 * C, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(self.cut(x).unflatten(1, (4, C))).flatten(1))
+
+
+@pytest.mark.parametrize("by", ["weights", "correlation"])
+def test_heads_that_no_tap_sees_stay_as_they_are_with_all_inside(by: str):
+    a, b = (lively(Tokens(), seed).eval() for seed in (0, 1))
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+    graph = rk.trace(a, x)
+    [heads] = [group for group in graph.groups.values() if group.inner]
+    names = [heads.name, *(one for held in heads.inner for one in held)]
+    assert not any(graph.groups[name].taps for name in names)
+    found = rk.match(rk.compute_stats(a, b, [x]), graph.groups, by=by, networks=(a, b))
+    assert found.keys() == graph.groups.keys()
+    assert all(found[n] == Permutation.identity(graph.groups[n].size) for n in names)
+
+
+def test_heads_that_no_tap_sees_are_matched_by_the_channels_inside():
+    model, graph, x = traced("vision transformer")
+    permutations = drawn(graph, 3)
+    stats = rk.compute_stats(model, permute(model, graph.groups, permutations), [x])
+    unseen = {
+        name: replace(group, taps={}, match_tap="", match_taps=()) if group.inner else group
+        for name, group in graph.groups.items()
+    }
+    assert rk.match(stats, unseen) == rk.match(stats, graph.groups)
