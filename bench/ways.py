@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT))
 
 import repair_kernels as rk  # noqa: E402
 from repair_kernels.alignment import AlignedPair  # noqa: E402
-from repair_kernels.balancing import balance_state  # noqa: E402
+from repair_kernels.balancing import balance_state, positive_norms  # noqa: E402
 from repair_kernels.graph.network import NetworkGraph, state_of  # noqa: E402
 from repair_kernels.graph.permutation import permute_state, tap_indices  # noqa: E402
 from repair_kernels.graph.symmetry import PermutationGroup  # noqa: E402
@@ -91,8 +91,8 @@ def groups_for(graph: NetworkGraph, matching: str) -> dict[str, PermutationGroup
 def permutations_for(pair: AlignedPair, matching: str) -> Permutations | None:
     """Match in another way; None where a way has no meaning."""
     if matching in ("covariance", "weights"):
-        states = pair.state_a, pair.state_plain
-        return match_states(pair.stats, pair.graph.groups, matching, states)
+        a, b = (positive_norms(pair.graph, state) for state in (pair.state_a, pair.state_plain))
+        return match_states(pair.stats, pair.graph.groups, matching, (a, b))
     if matching == "again":
         return match_again(pair)
     return rk.match(pair.stats, groups_for(pair.graph, matching))

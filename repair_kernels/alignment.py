@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from repair_kernels.balancing import BalanceReport, balance_state
+from repair_kernels.balancing import BalanceReport, balance_state, positive_norms
 from repair_kernels.batches import Batches, open_batches
 from repair_kernels.calibration.assembly import MergedNetwork, assemble
 from repair_kernels.calibration.assessment import Assessment, assess
@@ -287,7 +287,8 @@ def align(
     )
     stats = merged_stats(own, ranks, overwrite=True)
     _warn_of_few_samples(graph, stats)
-    permutations = match_states(stats, graph.groups, match_by, (state_a, state_b))
+    turned = positive_norms(graph, state_a), positive_norms(graph, state_b)
+    permutations = match_states(stats, graph.groups, match_by, turned)
     permuted = permute_state(state_b, graph.groups, permutations)
     widths = {tap: graph.tap(tap).channels for tap in stats}
     deviation = None

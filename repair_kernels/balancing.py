@@ -177,6 +177,20 @@ def balance_state(
     return BalancedState(state, scales, BalanceReport(mode, tuple(layers)))
 
 
+def positive_norms(graph: NetworkGraph, state: State) -> State:
+    """Return a weight set of the same function with positive BatchNorm weights, where they turn.
+
+    A channel and one that is turned have opposite weights, and are the same: before weights are
+    compared, all are brought to one sign.
+    """
+    norms = [norm_behind(graph, node) for node in graph.nodes if packet(node) in LAYERS]
+    weights = {norm.weight for norm in norms if norm is not None}
+    if all(bool((state[name] >= 0).all()) for name in weights):
+        return state
+    positive = {**state, **{name: state[name].abs() for name in weights}}
+    return balance_state(graph, positive, state, mode="sign").state
+
+
 def _factor(
     graph: NetworkGraph,
     state_a: State,

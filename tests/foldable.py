@@ -56,6 +56,20 @@ class Block(nn.Module):
         return x + self.branch(x)
 
 
+class PooledFork(nn.Module):
+    """An activation that one convolution reads itself, and another one behind two pools."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 4, 3), nn.ReLU()
+        self.one, self.two = nn.Conv2d(4, 2, 2), nn.Conv2d(4, 2, 2)
+        self.first, self.second = nn.AvgPool2d(2, 1), nn.MaxPool2d(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.conv(x))
+        return self.one(x).mean((2, 3)) + self.two(self.second(self.first(x))).mean((2, 3))
+
+
 class Shared(nn.Module):
     """Two layers with one weight."""
 
@@ -66,6 +80,20 @@ class Shared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.two(self.one(x).relu())
+
+
+class Deep(nn.Module):
+    """A residual block between pools, with norms, that a linear layer reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool, self.block = nn.Conv2d(3, 4, 1), nn.AvgPool2d(2), Block()
+        self.norm, self.out = nn.BatchNorm2d(4), nn.Linear(4, 2)
+        self.last = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(self.pool(self.conv(x).relu()))
+        return self.out(self.last(self.norm(x).relu()).flatten(1))
 
 
 def chain(*layers: nn.Module) -> Callable[[], nn.Module]:
@@ -285,4 +313,30 @@ CASES = {
     "two readers": Case(lambda: Skip(bias=True), IMAGE, "conv", 4, ("conv.weight", "conv.bias")),
     "two readers, bare": Case(lambda: Skip(bias=False), IMAGE, "conv", 4),
     "shared weight": Case(Shared, (4,), "one", 4),
+}
+
+# Networks in which several corrections meet in the weights of one layer or norm.
+MEETINGS: dict[str, Callable[[], nn.Module]] = {
+    "pools, linear": chain(
+        CONV, nn.ReLU(), nn.AvgPool2d(2, 1), nn.MaxPool2d(2, 1), nn.Flatten(), nn.Linear(16, 2)
+    ),
+    "pool, BatchNorm": chain(CONV, nn.ReLU(), nn.AvgPool2d(2), NORM, nn.Conv2d(4, 2, 1)),
+    "pool, BatchNorm without weights": chain(
+        CONV, nn.ReLU(), nn.AvgPool2d(2), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 2, 1)
+    ),
+    "pool, padded conv": chain(CONV, nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 2, 3, padding=1)),
+    "pool, bare conv": chain(
+        CONV, nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 1, bias=False), NORM, nn.ReLU()
+    ),
+    "norms on both sides": chain(
+        BARE, NORM, nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3)
+    ),
+    "grouped": chain(CONV, nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 2, groups=4), nn.ReLU()),
+    "transposed": chain(CONV, nn.ReLU(), nn.MaxPool2d(2), nn.ConvTranspose2d(4, 2, 2), nn.ReLU()),
+    "weight norm": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d(2), weight_norm(nn.Conv2d(4, 4, 2), dim=1)
+    ),
+    "a pool and a layer": PooledFork,
+    "a block and two layers": Forks,
+    "a block and a norm": Deep,
 }

@@ -9,7 +9,7 @@ import repair_kernels as rk
 from repair_kernels import ChannelAffine
 from repair_kernels.calibration.explicit import attach
 from repair_kernels.folding import fold
-from repair_kernels.graph.network import state_of
+from repair_kernels.graph.network import NetworkGraph, state_of
 from repair_kernels.graph.permutation import with_state
 
 DOUBLE = 1e-9
@@ -39,9 +39,12 @@ def explicitly(model: nn.Module, tap: str, layer: ChannelAffine, dim: int = 1) -
 
 
 def folded(
-    model: nn.Module, x: Tensor, affines: dict[str, ChannelAffine]
+    model: nn.Module,
+    x: Tensor,
+    affines: dict[str, ChannelAffine],
+    graph: NetworkGraph | None = None,
 ) -> tuple[nn.Module, dict[str, ChannelAffine]]:
-    graph = rk.trace(model, x)
+    graph = graph or rk.trace(model, x)
     # A correction acts on the dimension of channels that the graph has found.
     affines = {
         tap: ChannelAffine(a.scale, a.shift, graph.tap(tap).channel_dim)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 import repair_kernels as rk
 from models.resnet import CifarResNet
-from repair_kernels.balancing import BalanceResult, balance, balance_state
+from repair_kernels.balancing import BalanceResult, balance, balance_state, positive_norms
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
 from repair_kernels.graph.network import state_of
 from repair_kernels.graph.permutation import with_state
 from repair_kernels.scaling import row_norms
-from tests.networks import assert_same, lively, snapshot
+from tests.networks import FAMILIES, assert_same, lively, snapshot
 from tests.scales import (
     BALANCED,
     EXACT,
@@ -172,6 +172,33 @@ def test_channels_of_opposite_signs_cancel_out_unless_one_is_turned() -> None:
     assert [layer.opposite for layer in result.report.layers] == [4, 0]
     assert_same_weights(result.model, a, 0)
     assert deviation(a, rk.calibrate(a, result.model, data, alpha=0.5), x) < 1e-5
+
+
+@pytest.mark.parametrize("match_by", ["weights", "correlation", "covariance"])
+def test_turned_channels_are_matched_with_what_they_are(match_by: str) -> None:
+    a, x = FAMILIES["vgg_batch_norm"].network(0), FAMILIES["vgg_batch_norm"].inputs(60)
+    b = copy.deepcopy(a)
+    pairs = zip(*(list(b.modules())[start:] for start in (0, 1)), strict=False)
+    with torch.no_grad():
+        for layer, norm in pairs:
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                for tensor in (layer.weight, layer.bias, norm.running_mean, norm.weight):
+                    tensor[::2] *= -1
+    assert deviation(a, b, x) < 1e-4
+    result = rk.repair(a, b, [x], variant="none", match_by=match_by)
+    for order in result.permutations.values():
+        assert order == rk.Permutation.identity(len(order.indices))
+    assert result.report.balance.opposite > 0
+    assert deviation(a, result.model, x) < 1e-4
+
+
+def test_networks_without_negative_norm_weights_are_left_alone() -> None:
+    a = FAMILIES["vgg_batch_norm"].network(0)
+    for module in a.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.weight, 0.5)
+    state = state_of(a)
+    assert positive_norms(rk.trace(a, FAMILIES["vgg_batch_norm"].inputs(4)), state) is state
 
 
 @pytest.mark.parametrize("mode", ["sign", "layer", "channel"])

@@ -1,12 +1,21 @@
 """Folding: corrections move into the weights, and the function stays."""
 
+import itertools
+from collections.abc import Mapping, Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import repair_kernels as rk
+from repair_kernels import ChannelAffine
 from repair_kernels.calibration.explicit import GraphNetwork
-from tests.foldable import CASES, IMAGE, Case, chain
+from repair_kernels.folding import fold_and_locate
+from repair_kernels.folding.behind import as_readers_see
+from repair_kernels.graph.execution import execute
+from repair_kernels.graph.network import NetworkGraph, State, state_of
+from repair_kernels.graph.taps import Tap
+from tests.foldable import CASES, IMAGE, MEETINGS, Case, chain
 from tests.folds import DOUBLE, affine, assert_equal_functions, explicitly, folded
 from tests.networks import FAMILIES, assert_same, lively, snapshot
 
@@ -144,6 +153,108 @@ def test_every_layer_of_a_network_folds_at_once(family: str) -> None:
     for tap, layer in affines.items():
         wanted = explicitly(wanted, tap, layer)
     assert_equal_functions(result, wanted, x, DOUBLE)
+
+
+# Corrections that meet
+
+
+def everywhere(graph: NetworkGraph, *, plain: Sequence[str] = ()) -> dict[str, ChannelAffine]:
+    """Return a correction for every tap, of those in `plain` without a shift."""
+    found = {}
+    for seed, tap in enumerate(graph.taps):
+        layer = affine(graph.tap(tap).channels, seed=seed, shift=float(tap not in plain))
+        found[tap] = ChannelAffine(layer.scale, layer.shift, graph.tap(tap).channel_dim)
+    return found
+
+
+def assert_folds(
+    model: nn.Module, graph: NetworkGraph, x: Tensor, affines: dict[str, ChannelAffine]
+) -> None:
+    """Assert that a folded network computes what the one with layers at its taps does."""
+    result, _ = folded(model, x, affines, graph)
+    layers = GraphNetwork(graph, state_of(model), affines)
+    assert_equal_functions(result, layers, x, DOUBLE)
+
+
+def meeting(name: str) -> tuple[nn.Module, NetworkGraph, Tensor]:
+    model = lively(MEETINGS[name](), 0).eval().double()
+    x = torch.randn(6, *IMAGE, generator=torch.Generator().manual_seed(1)).double()
+    return model, rk.trace(model, x), x
+
+
+@pytest.mark.parametrize("name", MEETINGS)
+def test_any_two_corrections_fold_together(name: str) -> None:
+    model, graph, x = meeting(name)
+    for two in itertools.combinations(graph.taps, 2):
+        for plain in ((), two[:1], two[1:]):
+            affines = everywhere(graph, plain=plain)
+            assert_folds(model, graph, x, {tap: affines[tap] for tap in two})
+
+
+@pytest.mark.parametrize("name", MEETINGS)
+def test_corrections_of_either_sign_fold_together(name: str) -> None:
+    model, graph, x = meeting(name)
+    affines = everywhere(graph)
+    for layer in affines.values():
+        layer.scale[1] *= -1
+    assert_folds(model, graph, x, affines)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_corrections_at_every_tap_fold_together(family: str) -> None:
+    model, x = FAMILIES[family].network(0).double(), FAMILIES[family].inputs(3).double()
+    graph = rk.trace(model, x)
+    assert_folds(model, graph, x, everywhere(graph))
+
+
+def test_corrections_fold_in_the_order_of_the_graph_not_of_the_mapping() -> None:
+    model, graph, x = meeting("pools, linear")
+    affines = everywhere(graph)
+    assert_folds(model, graph, x, dict(reversed(affines.items())))
+
+
+def test_a_scaling_does_not_pass_a_correction_that_stays_a_layer() -> None:
+    model, graph, x = meeting("pool, padded conv")
+    affines = everywhere(graph, plain=["1"])
+    alone = {"1": affines["1"]}
+    assert list(folded(model, x, alone)[1]) == []
+    assert list(folded(model, x, alone | {"2": affines["2"]})[1]) == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", MEETINGS)
+def test_readers_see_a_tap_as_it_is_in_the_network_with_layers(name: str) -> None:
+    model, graph, x = meeting(name)
+    before, affines = state_of(model), everywhere(graph)
+    found = fold_and_locate(graph, before, affines)
+    views = as_readers_see(graph, before, found.state, affines, found.behind)
+    assert tuple(views) == found.behind
+    wanted, _ = at_taps(graph, before, x, affines, {})
+    _, seen = at_taps(graph, found.state, x, found.explicit, views)
+    for tap in graph.taps:
+        torch.testing.assert_close(seen[tap], wanted[tap], rtol=DOUBLE, atol=DOUBLE)
+
+
+def at_taps(
+    graph: NetworkGraph,
+    state: State,
+    x: Tensor,
+    layers: Mapping[str, ChannelAffine],
+    views: Mapping[str, ChannelAffine],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return what a network with some layers computes at its taps, and how readers see that."""
+    values: dict[str, Tensor] = {}
+    seen: dict[str, Tensor] = {}
+
+    def read(tap: Tap, held: list[Tensor]) -> list[Tensor]:
+        value = layers[tap.name](held[0]) if tap.name in layers else held[0]
+        # The next operator may write over it.
+        values[tap.name] = value.clone()
+        seen[tap.name] = views[tap.name](value) if tap.name in views else value.clone()
+        return [value]
+
+    with torch.no_grad():
+        execute(graph, [state], x, read, graph.taps)
+    return values, seen
 
 
 # What is left as it was

@@ -111,10 +111,7 @@ def assess(
         ranks: whose data it is; the same is found on each
     """
     state, layers = merged.as_graph_sees(graph)
-    views = {
-        tap: as_readers_see(graph, aligned, state, tap, merged.corrections.affines)
-        for tap in merged.behind
-    }
+    views = as_readers_see(graph, aligned, state, merged.corrections.affines, merged.behind)
     running = RunningMoments(["corrected"])
     comparison = LossComparison(alpha)
     network, states = None, []

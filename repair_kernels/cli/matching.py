@@ -6,14 +6,15 @@ from typing import Any
 
 from repair_kernels.alignment import VERIFIED_IMAGES
 from repair_kernels.atomic import atomic_path
+from repair_kernels.balancing import positive_norms
 from repair_kernels.cli import arguments
 from repair_kernels.cli.data import first_input
 from repair_kernels.cli.files import check_output
 from repair_kernels.cli.networks import load_models
 from repair_kernels.cli.processes import Process
 from repair_kernels.cli.results import Result
-from repair_kernels.graph.network import trace
-from repair_kernels.matching.matching import match, matched_correlation
+from repair_kernels.graph.network import state_of, trace
+from repair_kernels.matching.matching import match_states, matched_correlation
 from repair_kernels.statistics.identity import check_networks
 from repair_kernels.statistics.paired_stats import PairedStats
 
@@ -50,7 +51,8 @@ def run_match(options: argparse.Namespace, process: Process) -> Result:
     batch, is_real = first_input(options)
     batch = batch.to(options.device or "cpu")
     graph = trace(model_a, batch)
-    permutations = match(stats, graph.groups, by=options.match_by, networks=(model_a, model_b))
+    turned = [positive_norms(graph, state_of(model)) for model in (model_a, model_b)]
+    permutations = match_states(stats, graph.groups, options.match_by, (turned[0], turned[1]))
     deviation = None
     if options.verify:
         images = batch[:VERIFIED_IMAGES] if is_real else None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from repair_kernels.affine import ChannelAffine
 from repair_kernels.graph.network import NetworkGraph, State
 from repair_kernels.rules import argument, packet
 
@@ -23,10 +24,22 @@ class Correction:
     shift: Tensor
     dim: int
 
+    @classmethod
+    def of(cls, affine: ChannelAffine) -> "Correction":
+        """Return what a layer does."""
+        return cls(affine.scale.double(), affine.shift.double(), affine.channel_dim)
+
     @property
     def shifts(self) -> bool:
         """Whether it does more than scale."""
         return bool(self.shift.any())
+
+    def after(self, inner: "Correction | None") -> "Correction":
+        """Return both in one: `self(inner(x)) = scale s x + (scale t + shift)`."""
+        if inner is None:
+            return self
+        shift = self.scale * inner.shift + self.shift
+        return Correction(self.scale * inner.scale, shift, self.dim)
 
 
 def put(graph: NetworkGraph, state: State, changed: Changes) -> None:

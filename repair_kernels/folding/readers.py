@@ -40,7 +40,10 @@ def into_norms(
 def into_readers(
     graph: NetworkGraph, state: State, node: Node, correction: Correction
 ) -> Changes | None:
-    """Change the weights of everything that reads the tap."""
+    """Change the weights of everything that reads the tap, which must be read as it is.
+
+    What is corrected itself on the way has to be folded before.
+    """
     changed: Changes = {}
     for reading in _readings(node, correction):
         found = into_reader(graph, state, *reading)
@@ -60,12 +63,19 @@ def into_reader(
 
 def _readings(node: Node, correction: Correction) -> Iterator[Reading]:
     """Yield what reads a value, seen through operators that a correction passes."""
+    for value, at_value in reached(node, correction):
+        for user in value.users:
+            if passed(user, value, at_value) is None:
+                yield user, value, at_value
+
+
+def reached(node: Node, correction: Correction) -> Iterator[tuple[Node, Correction]]:
+    """Yield a value and those that are corrected along with it, each with its correction."""
+    yield node, correction
     for user in node.users:
         on = passed(user, node, correction)
-        if on is None:
-            yield user, node, correction
-        else:
-            yield from _readings(user, on)
+        if on is not None:
+            yield from reached(user, on)
 
 
 def passed(user: Node, value: Node, correction: Correction) -> Correction | None:

@@ -55,7 +55,8 @@ def match(
             "block"])` has them all)
         groups: `trace(...).groups`
         by: "correlation", "covariance", or "weights" beside correlations
-        networks: a and b, whose weights are compared; only for "weights"
+        networks: a and b, whose weights are compared; only for "weights". A channel whose BatchNorm
+            weight is negative compares badly with a positive one; `repair` turns signs first
     Returns:
         by group name; live channels are matched with live ones first, dead ones take what is left
         in order; a group that no tap sees stays as it is, unless weights tell

@@ -13,6 +13,7 @@ from models.datasets import batches, load_embedded_fashion
 from models.pretrained import PAIRS, load_pair
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.alignment import AlignedPair, align
+from repair_kernels.calibration.explicit import GraphNetwork
 from repair_kernels.calibration.variants import Corrections
 from repair_kernels.errors import ArgumentError, CalibrationWarning
 from repair_kernels.repair_report import closed_form_premise
@@ -68,6 +69,27 @@ def test_sequential_meets_its_goals_with_every_kind_of_norm_and_without(kind: st
     worst = report.worst()
     assert worst.mean <= MET
     assert worst.std <= MET
+
+
+@pytest.mark.parametrize("family", ["vgg", "vgg_batch_norm", "imagenet_basic"])
+def test_sequential_meets_its_goals_at_every_tap_and_is_the_network_with_layers(
+    family: str,
+) -> None:
+    (a, b), x = pair(family), shifted(family, 24)
+    pair_ = align(a, b, [x], variants=("sequential",), taps="all", verify=False)
+    merged = pair_.merge(0.5, "sequential")
+    assert merged.corrected == pair_.graph.taps
+    [(state, corrections)] = pair_.correct([0.5], "sequential")
+    layers = GraphNetwork(pair_.graph, state, corrections.affines)
+    with torch.no_grad():
+        wanted = layers(x)
+        # Float32, through 60 operators.
+        torch.testing.assert_close(merged.model(x), wanted, rtol=0, atol=1e-4 * wanted.std())
+    exactness = pair_.assess(0.5, "sequential", merged).exactness
+    assert tuple(exactness) == merged.corrected
+    for tap, found in exactness.items():
+        assert found.mean <= MET, tap
+        assert found.std <= MET, tap
 
 
 @pytest.mark.parametrize("name", PAIRS)
