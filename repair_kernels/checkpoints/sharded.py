@@ -21,6 +21,15 @@ def is_index(path: Path) -> bool:
     return path.name.endswith(INDEX_SUFFIX)
 
 
+def shards_of(index: Path) -> list[Path]:
+    """Return the files that an index names, in order of their names.
+
+    Raises:
+        CheckpointError: when the index is no index, or a shard lies elsewhere
+    """
+    return [_beside(index, shard) for shard in sorted(set(_weight_map(index).values()))]
+
+
 def read(index: Path, read_file: Callable[[Path], Any]) -> dict[str, Tensor]:
     """Read all shards of an index.
 
@@ -64,13 +73,17 @@ def _weight_map(index: Path) -> Mapping[str, str]:
     return weight_map
 
 
-def _shard(index: Path, shard: str, read_file: Callable[[Path], Any]) -> Mapping[str, Any]:
-    path = index.with_name(shard) if shard and Path(shard).name == shard else None
-    if path is None:
+def _beside(index: Path, shard: str) -> Path:
+    if not shard or Path(shard).name != shard:
         raise CheckpointError(
             f"expected {index} to name files beside it, but it names {shard!r}; copy the shards "
             "into its folder and save the index again"
         )
+    return index.with_name(shard)
+
+
+def _shard(index: Path, shard: str, read_file: Callable[[Path], Any]) -> Mapping[str, Any]:
+    path = _beside(index, shard)
     if not path.is_file():
         raise CheckpointError(
             f"expected the shard {path}, as {index.name} says, but it is not there; copy all "

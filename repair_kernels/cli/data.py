@@ -18,6 +18,7 @@ from repair_kernels.errors import ArgumentError, CheckpointError
 from repair_kernels.images import open_images
 
 GPU_WORKERS = 4
+SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,33 @@ def _from_callable(
 
 
 def _from_file(path: Path, batch_size: int, samples: int | None, process: Process) -> Data:
-    tensors = list(load_state_dict(path).values())[:2]
-    if len({len(tensor) if tensor.dim() else -1 for tensor in tensors}) != 1:
-        raise CheckpointError(
-            f"{path} must hold inputs, and labels of the same number, if any; got "
-            f"{[tuple(tensor.shape) for tensor in tensors]}; save both in the order of images"
-        )
+    tensors = _inputs_and_labels(path)
     pieces = [tensor[:samples].split(batch_size) for tensor in tensors]
     batches = list(zip(*pieces, strict=True))[process.rank :: process.size]
     return Data(batches, None, {"data": str(path), "sha256": sha256_of(path)})
+
+
+def _inputs_and_labels(path: Path) -> list[Tensor]:
+    """Return a file's inputs, and its labels if any, in whatever order the file has them.
+
+    Raises:
+        CheckpointError: it holds something else, such as the weights of a network
+    """
+    held = load_state_dict(path)
+    numbers = [x for x in held.values() if not (x.is_complex() or x.dtype == torch.bool)]
+    inputs = [x for x in numbers if x.dim() > 1]
+    labels = [y for y in numbers if y.dim() == 1 and not y.is_floating_point()]
+    found = [*inputs, *labels]
+    is_data = len(inputs) == 1 and len(labels) < 2 and len(found) == len(held)
+    if is_data and len({len(tensor) for tensor in found}) == 1:
+        return found
+    said = [f"{name} {tuple(x.shape)} {x.dtype}" for name, x in held.items()]
+    more = [f"and {len(said) - SHOWN} more"] if len(said) > SHOWN else []
+    raise CheckpointError(
+        f"{path} must hold inputs (an image in each row), and labels of the same number (whole), "
+        f"if any; got {', '.join(said[:SHOWN] + more) or 'nothing'}; save these two tensors alone, "
+        "in the order of images"
+    )
 
 
 class EveryNth:

@@ -15,6 +15,7 @@ from repair_kernels.cli.processes import Process
 from repair_kernels.cli.results import Result
 from repair_kernels.graph.network import state_of, trace
 from repair_kernels.matching.matching import match_states, matched_correlation
+from repair_kernels.statistics.identity import check_networks
 from repair_kernels.statistics.paired_stats import PairedStats
 
 
@@ -46,6 +47,7 @@ def run_match(options: argparse.Namespace, process: Process) -> Result:
     output = check_output(options)
     stats = PairedStats.load(options.stats)
     model_a, model_b = load_models(options)
+    check_networks(stats, model_a, model_b)
     batch, is_real = first_input(options)
     batch = batch.to(options.device or "cpu")
     graph = trace(model_a, batch)

@@ -1,16 +1,20 @@
 """The fingerprint of two networks on one graph: digests of the graph and of both weight sets."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
+from torch import nn
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
 from repair_kernels.digests import digest_of_tensors, digest_of_text
-from repair_kernels.graph.network import NetworkGraph, State
+from repair_kernels.errors import CalibrationWarning, StatisticsMismatchError
+from repair_kernels.graph.network import NetworkGraph, State, state_of
 from repair_kernels.rules import shape
-from repair_kernels.statistics.fingerprint import Coverage, Fingerprint
+from repair_kernels.statistics.fingerprint import SHOWN, Coverage, Fingerprint
+from repair_kernels.statistics.paired_stats import PairedStats
 
 
 def identify(
@@ -36,6 +40,38 @@ def identify(
         data=data,
         coverage=coverage,
     )
+
+
+def check_networks(stats: PairedStats, model_a: nn.Module, model_b: nn.Module) -> None:
+    """Check that statistics are of these two networks; without a fingerprint nothing is known.
+
+    Raises:
+        StatisticsMismatchError: they are of others, or a and b have changed places
+    Warns:
+        CalibrationWarning: they do not cover all images
+    """
+    if stats.fingerprint is None:
+        return
+    expected = stats.fingerprint.weights_a, stats.fingerprint.weights_b
+    given = tuple(digest_of_tensors(state_of(model)) for model in (model_a, model_b))
+    if given != expected:
+        which = " and ".join(n for n, x, y in zip("ab", expected, given, strict=True) if x != y)
+        turned = " (a and b have changed places)" if given == expected[::-1] else ""
+        raise StatisticsMismatchError(
+            f"the statistics must be of the two networks given; the weights of {which} differ"
+            f"{turned}; give the checkpoints that they were computed from, in the same order, or "
+            "compute them anew"
+        )
+    coverage = stats.fingerprint.coverage
+    if coverage is not None and (coverage.missing or coverage.missing_shards):
+        shards = ", ".join(coverage.missing_shards[:SHOWN])
+        warnings.warn(
+            f"the statistics should be of all images; they are of {coverage}"
+            f"{f', and shards {shards} are among the missing' if shards else ''}; merge all parts "
+            "first (`repair-kernels merge-stats`)",
+            CalibrationWarning,
+            stacklevel=2,
+        )
 
 
 def architecture_digest(graph: NetworkGraph, state: State) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from repair_kernels.checkpoints import load_metadata, load_state_dict, save_state_dict
+from repair_kernels.checkpoints import load_metadata, load_state_dict, save_state_dict, sha256_of
 from repair_kernels.errors import CheckpointError
 
 STATE = {"b": torch.ones(3), "a": torch.arange(4), "c": torch.zeros(2, 2)}
@@ -98,3 +98,16 @@ def test_an_index_that_names_itself_is_refused(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"a": index.name}}))
     with pytest.raises(CheckpointError, match="suffixes"):
         load_state_dict(index)
+
+
+def test_the_hash_of_an_index_is_of_its_shards_and_of_nothing_beside_them(tmp_path: Path) -> None:
+    index, _ = sharded(tmp_path)
+    before = sha256_of(index)
+    (tmp_path / "model-00003-of-00003.safetensors").write_bytes(b"of another checkpoint")
+    assert sha256_of(index) == before
+    for shard in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+        state = load_state_dict(tmp_path / shard)
+        save_state_dict({name: x + 1 for name, x in state.items()}, tmp_path / shard)
+        assert sha256_of(index) != before
+        save_state_dict(state, tmp_path / shard)
+        assert sha256_of(index) == before

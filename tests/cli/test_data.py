@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from repair_kernels.batches import input_of
 from repair_kernels.checkpoints import load_metadata
@@ -111,8 +112,37 @@ def test_a_shape_stands_for_data(folder: Path) -> None:
 
 def test_labels_of_another_number_are_refused(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(4, 2), "y": torch.zeros(5)}, tmp_path / "data.pt")
-    with pytest.raises(CheckpointError, match=r"must hold inputs, and labels .* got \[.*\]; save"):
+    said = r"must hold inputs .*, and labels .* if any; got x \(4, 2\) .*, y .*; save"
+    with pytest.raises(CheckpointError, match=said):
         load_data(options(tmp_path / "data.pt"))
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        PLAIN.network(0).state_dict(),
+        {"weight": torch.zeros(4, 3), "bias": torch.zeros(4)},
+        {"weight": torch.zeros(4)},
+        {"x": torch.zeros(4, 2), "y": torch.zeros(4, 1, dtype=torch.int64)},
+        {"x": torch.zeros(4, 2), "y": torch.ones(4, dtype=torch.bool)},
+    ],
+    ids=["network", "layer", "vector", "column", "flags"],
+)
+def test_weights_are_not_taken_for_images(tmp_path: Path, held) -> None:
+    torch.save(held, tmp_path / "data.pt")
+    with pytest.raises(CheckpointError, match=r"must hold inputs .*; got .*; save these two"):
+        load_data(options(tmp_path / "data.pt"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.int64])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_inputs_and_labels_are_told_apart_in_any_order(tmp_path: Path, dtype, suffix) -> None:
+    held = {"labels": torch.tensor([2, 0, 1]), "x": torch.arange(6).view(3, 2).to(dtype)}
+    file = tmp_path / f"data.{suffix}"
+    torch.save(held, file) if suffix == "pt" else save_file(held, file)
+    ((images, labels),) = load_data(options(file)).batches
+    assert torch.equal(images, held["x"])
+    assert torch.equal(labels, held["labels"])
 
 
 @pytest.mark.usefixtures("torch_backend")

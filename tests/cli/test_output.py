@@ -118,15 +118,66 @@ def test_the_statistics_that_match_reads_are_not_written_over(pair, tmp_path, ca
     assert (tmp_path / "stats").read_text() == "mine"
 
 
-def test_a_folder_that_is_read_as_one_checkpoint_is_not_written_into(tmp_path, capsys) -> None:
-    folder = tmp_path / "a"
-    folder.mkdir()
-    save_state_dict(mlp(0).state_dict(), folder / "model-1.safetensors")
-    weight_map = dict.fromkeys(mlp(0).state_dict(), "model-1.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    options = [*BUILD, "--a", str(folder), "--b", str(folder), "--data", "x.pt"]
-    assert main(["merge", *options, "-o", str(folder / "merged.safetensors")]) == 1
-    assert "must not be an input" in capsys.readouterr().err
+@pytest.fixture
+def in_shards(tmp_path):
+    """Write a network in two shards under an index; return the index."""
+    state = mlp(0).state_dict()
+    weight_map = {name: f"model-{n % 2}.safetensors" for n, name in enumerate(state)}
+    for shard in set(weight_map.values()):
+        held = {name: state[name] for name in state if weight_map[name] == shard}
+        save_state_dict(held, tmp_path / shard)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    return index
+
+
+@pytest.mark.parametrize("shard", ["model-0.safetensors", "model-1.safetensors"])
+def test_shards_that_an_index_names_are_not_written_over(in_shards, pair, capsys, shard) -> None:
+    output = in_shards.with_name(shard)
+    before = output.read_bytes()
+    assert main(["merge", *pair, "--a", str(in_shards), "-o", str(output)]) == 1
+    said = f"{output} would be written over {output}, which is read; name another file"
+    assert said in capsys.readouterr().err
+    assert output.read_bytes() == before
+
+
+def test_a_file_beside_shards_may_be_written(in_shards, pair, tmp_path) -> None:
+    assert main(["stats", *pair, "--a", str(in_shards), "-o", str(tmp_path / "stats")]) == 0
+
+
+@pytest.mark.parametrize("option", ["--data", "--eval-data"])
+def test_shards_that_a_pattern_names_are_not_written_over(pair, tmp_path, capsys, option) -> None:
+    pytest.importorskip("braceexpand")
+    for number in range(3):
+        (tmp_path / f"{number}.tar").write_text("mine")
+    sweep = ["sweep", *pair, option, str(tmp_path / "{0..2}.tar")]
+    (tmp_path / "barrier.csv").symlink_to(tmp_path / "1.tar")
+    assert main([*sweep, "-o", str(tmp_path)]) == 1
+    assert "1.tar, which is read; name another file" in capsys.readouterr().err
+    assert (tmp_path / "1.tar").read_text() == "mine"
+
+
+@pytest.mark.parametrize("option", ["--a", "--data"])
+@pytest.mark.parametrize("name", ["x.pt", "class/0.png"])
+def test_nothing_is_written_into_a_folder_that_is_read(
+    pair, tmp_path, capsys, option, name
+) -> None:
+    (tmp_path / "read" / "class").mkdir(parents=True)
+    output = tmp_path / "read" / name
+    assert main(["merge", *pair, option, str(tmp_path / "read"), "-o", str(output)]) == 1
+    said = f"must not be an input, nor lie in one; {output} lies in {tmp_path / 'read'}, which"
+    assert said in capsys.readouterr().err
+
+
+def test_links_to_a_folder_that_is_read_are_followed(pair, tmp_path, capsys) -> None:
+    for name in ("read", "classes"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "read" / "class").symlink_to(tmp_path / "classes")
+    (tmp_path / "link").symlink_to(tmp_path / "read")
+    for folder in ("link", "read/class"):
+        output = str(tmp_path / folder / "0.png")
+        assert main(["stats", *pair, "--data", str(tmp_path / "read"), "-o", output]) == 1
+        assert "read, which is read; name another file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["stats", "match", "merge", "merge-stats"])
