@@ -145,6 +145,26 @@ def test_wrong_values_are_explained_and_nothing_is_written(
     assert not output.exists()
 
 
+@pytest.mark.parametrize("command", ["stats", "sweep", "merge"])
+def test_a_device_that_is_not_here_is_explained(pair, tmp_path, capsys, command):
+    assert main([command, *pair, "--device", "foo", "-o", str(tmp_path / "out.pt")]) == 1
+    assert "`device` must be one that PyTorch finds here; got 'foo'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.arange(60), "from 0 to 2, as the network has 3 outputs; batch 0 has some from 0 to"),
+        (torch.zeros(60), "one whole number per image; batch 0 has 25 images, and labels of"),
+    ],
+)
+def test_labels_that_are_no_classes_are_explained(pair, tmp_path, capsys, labels, said):
+    torch.save({"x": torch.randn(60, 12), "y": labels}, tmp_path / "wrong.pt")
+    sweep = ["sweep", *pair, "--eval-data", str(tmp_path / "wrong.pt"), "--points", "2"]
+    assert main([*sweep, "--variant", "none", "-o", str(tmp_path / "path")]) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_data_whose_labels_do_not_fit_is_refused(pair, tmp_path, capsys):
     torch.save({"inputs": torch.zeros(4, 12), "labels": torch.zeros(5)}, tmp_path / "data.pt")
     assert main(["stats", *pair, "-o", str(tmp_path / "stats")]) == 1
