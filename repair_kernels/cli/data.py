@@ -41,10 +41,19 @@ def load_data(options: argparse.Namespace, process: Process | None = None) -> Da
 
 
 def load_test_data(options: argparse.Namespace) -> Iterable[Any]:
-    """Return what `--eval-data` names, else `--data`: all of it, with class numbers."""
+    """Return labelled batches, the same in every process, of what to measure on.
+
+    They are of `--eval-data`; else of `--data`, of the images that `--samples` takes. Of either,
+    `--eval-samples` says how many at most.
+    """
+    samples = options.eval_samples
     if options.eval_data:
-        return _load(options, options.eval_data, options.eval_data_arg, None, Process()).batches
-    return _load(options, options.data, options.data_arg, None, Process()).batches
+        data = _load(options, options.eval_data, options.eval_data_arg, samples, Process())
+    else:
+        data = _load(options, options.data, options.data_arg, samples or options.samples, Process())
+    if data.n_samples is None:
+        return data.batches
+    return EveryNth(data.batches, Process(), data.n_samples)
 
 
 def first_input(options: argparse.Namespace) -> tuple[Tensor, bool]:
