@@ -85,6 +85,11 @@ def _load(
         return _from_callable(reference, arguments, samples, process)
     if path.is_dir() or path.suffix == ".tar" or "{" in reference:
         return _from_images(options, reference, samples, process)
+    if not path.exists():
+        raise ArgumentError(
+            "data must be a folder of images, tar shards, a file of tensors, or what returns "
+            f"batches (package.module:callable); nothing is at {reference}; check the path"
+        )
     return _from_file(path, options.batch_size, samples, process)
 
 
@@ -121,7 +126,7 @@ def _from_callable(
     if not isinstance(batches, Iterable):
         raise ArgumentError(
             f"`--data` must name what returns an iterable of batches; {reference!r} returned a "
-            f"{type(batches).__name__}"
+            f"{type(batches).__name__}; let it return a DataLoader or a list of batches"
         )
     said = {"data": reference, "arguments": given}
     if process.size == 1:
