@@ -106,7 +106,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--batch-size", type=_count, default=64, metavar="N", help="default: 64")
     add("--image-size", type=_count, default=224, metavar="N", help="default: 224")
     add("--seed", type=int, default=0, help="of the images, and of a; b has the next (default: 0)")
-    add("--device", type=torch.device, help="default: cuda where there is one, else cpu")
+    add("--device", help="default: cuda where there is one, else cpu")
     add("--precision", choices=("ieee", "tf32x3", "tf32"), default="tf32x3")
     decode = "processes that load images (default: 4; on a CPU 0: they would disturb the timing)"
     add("--workers", type=int, metavar="N", help=decode)
@@ -118,6 +118,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--weights-a and --weights-b go together; give both, or neither")
     if options.synthetic and options.data is not None:
         parser.error("--synthetic stands for images without --data; give one of the two")
+    if options.json not in (None, "-") and not Path(options.json).parent.is_dir():
+        parser.error(
+            f"--json must lie in a folder that exists; {Path(options.json).parent} does not; make "
+            "it first"
+        )
     return options
 
 

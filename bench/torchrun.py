@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from repair_kernels.devices import check_device
+
 
 @dataclass(frozen=True)
 class Process:
@@ -32,18 +34,19 @@ class Process:
 
 
 @contextmanager
-def started(device: torch.device | None, timeout: float) -> Iterator[Process]:
+def started(device: torch.device | str | None, timeout: float) -> Iterator[Process]:
     """Join the other processes of torchrun, if there are any.
 
     Args:
         device: where to compute; default: this process's own GPU where there are GPUs, else the CPU
         timeout: seconds after which a process that does not answer ends the others
+    Raises:
+        ArgumentError: the device is not here
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device is None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", local_rank)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = check_device(f"cuda:{local_rank}" if str(device) == "cuda" else device)
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Process(0, 1, 0, None, device)
         return

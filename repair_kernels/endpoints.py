@@ -178,6 +178,7 @@ def check_alpha(alpha: float) -> float:
     """
     if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= float(alpha) <= 1:
         raise ArgumentError(
-            f"`alpha` must be a number in [0, 1], the weight of network b; got {alpha!r}"
+            f"`alpha` must be a number in [0, 1], the weight of network b; got {alpha!r}; take "
+            "one between network a (0) and network b (1), such as 0.5"
         )
     return float(alpha)

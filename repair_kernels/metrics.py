@@ -30,7 +30,8 @@ def classifier_metrics(
         run in evaluation mode and left as it was.
 
     Raises:
-        CalibrationDataError: (when measuring) without images, or a batch that is no labelled pair
+        CalibrationDataError: (when measuring) without images, or a batch that is no labelled pair,
+            or has a label that is no class of the network
 
     Example:
         >>> data = [(torch.eye(2), torch.tensor([0, 1]))]
@@ -47,7 +48,9 @@ def classifier_metrics(
         with evaluating(model), torch.no_grad():
             for number, batch in enumerate(watched):
                 x, y = _labelled(batch, number)
-                logits, y = model(x.to(place)).double(), y.to(place)
+                logits = model(x.to(place)).double()
+                _check_classes(y, logits.shape, number)
+                y = y.to(place, torch.int64)
                 loss += functional.cross_entropy(logits, y, reduction="sum")
                 correct += (logits.argmax(dim=1) == y).sum()
                 n_images += len(y)
@@ -71,3 +74,26 @@ def _labelled(batch: Any, number: int) -> tuple[Tensor, Tensor]:
             f"{type(batch).__name__} without two tensors; let the data yield (inputs, labels)"
         )
     return values[0], values[1]
+
+
+def _check_classes(y: Tensor, logits: torch.Size, number: int) -> None:
+    """Refuse labels that are not one class number per image, of a class that has an output."""
+    if len(logits) != 2:
+        raise CalibrationDataError(
+            "measuring needs a network that returns one logit per image and class; it returns "
+            f"{tuple(logits)} for batch {number}; wrap it so that it returns the logits alone"
+        )
+    n, classes = logits
+    is_whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    if not is_whole or y.shape != (n,):
+        raise CalibrationDataError(
+            f"measuring needs class numbers, one whole number per image; batch {number} has "
+            f"{n} images, and labels of shape {tuple(y.shape)} and {y.dtype}; turn one-hot labels "
+            "into numbers (labels.argmax(dim=1)), and others into integers (labels.long())"
+        )
+    if n and not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise CalibrationDataError(
+            f"measuring needs class numbers from 0 to {classes - 1}, as the network has {classes} "
+            f"outputs; batch {number} has some from {int(y.min())} to {int(y.max())}; take the "
+            "data that the network was trained for, and number classes from 0"
+        )

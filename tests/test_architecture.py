@@ -14,7 +14,7 @@ PACKAGE = ROOT / "repair_kernels"
 
 # From the ground up: a room imports from rows above it in this table, or from its left.
 LAYERS = (
-    ("errors", "atomic", "digests", "progress", "shard", "version"),
+    ("errors", "atomic", "devices", "digests", "progress", "shard", "version"),
     ("reference", "kernels"),
     ("ops", "library"),
     ("moments", "axes", "rules", "graph", "ranks", "batches", "endpoints"),

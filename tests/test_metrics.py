@@ -55,3 +55,29 @@ def test_measuring_needs_labels(batch: object) -> None:
     )
     with pytest.raises(CalibrationDataError, match=match):
         classifier_metrics([batch])(nn.Linear(5, 4))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0.0, 1.0], "one whole number per image; batch 0 has 2 images, .* torch.float32; turn"),
+        ([[0], [1]], r"labels of shape \(2, 1\) and torch.int64; turn one-hot labels into"),
+        ([0, 4], "from 0 to 3, .* has 4 outputs; batch 0 has some from 0 to 4; take the data"),
+        ([-1, 2], "batch 0 has some from -1 to 2; .* number classes from 0"),
+    ],
+)
+def test_measuring_needs_numbers_of_the_networks_classes(labels: list, said: str) -> None:
+    with pytest.raises(CalibrationDataError, match=said):
+        classifier_metrics([(torch.ones(2, 5), torch.tensor(labels))])(nn.Linear(5, 4))
+
+
+def test_measuring_needs_one_row_of_logits_per_image() -> None:
+    with pytest.raises(CalibrationDataError, match=r"one logit .*returns \(10,\) .*; wrap it"):
+        classifier_metrics([(torch.ones(2, 5), torch.zeros(2).long())])(nn.Flatten(0))
+
+
+def test_class_numbers_may_be_of_any_whole_type() -> None:
+    (x, y), model = labelled(), nn.Linear(5, 4)
+    expected = classifier_metrics([(x, y)])(model)
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        assert classifier_metrics([(x, y.to(dtype))])(model) == expected

@@ -40,11 +40,17 @@ def with_file(whole: argparse.ArgumentParser, arguments: list[str]) -> list[str]
     """
     commands = commands_of(whole)
     at = next((i for i, word in enumerate(arguments) if word in commands), None)
-    file = _value_of(OPTION, arguments)
-    if at is None or file is None:
+    files = _values_of(OPTION, arguments)
+    if at is None or not files:
         return arguments
     command = arguments[at]
     parser = commands[command]
+    if len(files) > 1:
+        parser.error(
+            f"{OPTION} must be given once; got {' and '.join(files)}; put their options into one "
+            "file"
+        )
+    [file] = files
     given = {_name(word) for word in arguments[at + 1 :]}
     known = {name: _options(p) for name, p in commands.items()}
     try:
@@ -148,13 +154,14 @@ def _words(name: str, action: argparse.Action, value: Any) -> Iterator[str]:
         yield f"--{name}={one}"
 
 
-def _value_of(option: str, words: Sequence[str]) -> str | None:
+def _values_of(option: str, words: Sequence[str]) -> list[str]:
+    found = []
     for word, following in zip(words, [*words[1:], None], strict=True):
-        if word == option:
-            return following
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2]
-    return None
+        if word == option and following is not None:
+            found.append(following)
+        elif word.startswith(f"{option}="):
+            found.append(word.partition("=")[2])
+    return found
 
 
 def _name(word: str) -> str:

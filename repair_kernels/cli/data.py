@@ -42,10 +42,19 @@ def load_data(options: argparse.Namespace, process: Process | None = None) -> Da
 
 
 def load_test_data(options: argparse.Namespace) -> Iterable[Any]:
-    """Return what `--eval-data` names, else `--data`: all of it, with class numbers."""
+    """Return labelled batches, the same in every process, of what to measure on.
+
+    They are of `--eval-data`; else of `--data`, of the images that `--samples` takes. Of either,
+    `--eval-samples` says how many at most.
+    """
+    samples = options.eval_samples
     if options.eval_data:
-        return _load(options, options.eval_data, options.eval_data_arg, None, Process()).batches
-    return _load(options, options.data, options.data_arg, None, Process()).batches
+        data = _load(options, options.eval_data, options.eval_data_arg, samples, Process())
+    else:
+        data = _load(options, options.data, options.data_arg, samples or options.samples, Process())
+    if data.n_samples is None:
+        return data.batches
+    return EveryNth(data.batches, Process(), data.n_samples)
 
 
 def first_input(options: argparse.Namespace) -> tuple[Tensor, bool]:
@@ -77,6 +86,11 @@ def _load(
         return _from_callable(reference, arguments, samples, process)
     if path.is_dir() or path.suffix == ".tar" or "{" in reference:
         return _from_images(options, reference, samples, process)
+    if not path.exists():
+        raise ArgumentError(
+            "data must be a folder of images, tar shards, a file of tensors, or what returns "
+            f"batches (package.module:callable); nothing is at {reference}; check the path"
+        )
     return _from_file(path, options.batch_size, samples, process)
 
 
@@ -113,7 +127,7 @@ def _from_callable(
     if not isinstance(batches, Iterable):
         raise ArgumentError(
             f"`--data` must name what returns an iterable of batches; {reference!r} returned a "
-            f"{type(batches).__name__}"
+            f"{type(batches).__name__}; let it return a DataLoader or a list of batches"
         )
     said = {"data": reference, "arguments": given}
     if process.size == 1:

@@ -6,8 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from repair_kernels.checkpoints import load_metadata, load_state_dict
 from repair_kernels.cli import arguments
 from repair_kernels.cli.data import first_input
@@ -18,8 +16,11 @@ from repair_kernels.cli.results import Result
 from repair_kernels.errors import ArgumentError
 from repair_kernels.graph.network import trace
 from repair_kernels.moments.pairs import SUMS
+from repair_kernels.statistics import checkpoint_file, statistics_file
 from repair_kernels.statistics.paired_stats import PairedStats
-from repair_kernels.statistics.statistics_file import FORMAT
+
+LONGEST_START = 1024
+"""In bytes. Statistics and checkpoints of runs say what they are at their start."""
 
 
 def add(commands: Any) -> None:
@@ -50,7 +51,7 @@ def add(commands: Any) -> None:
 
 
 def run_inspect(options: argparse.Namespace, process: Process) -> Result:
-    """Describe a network, a statistics file or a checkpoint."""
+    """Describe a network, a statistics file, a run that was stopped or a checkpoint."""
     if (options.file is None) == (options.model is None):
         raise ArgumentError(
             "`inspect` must be given a file or `--model`, and not both; "
@@ -58,8 +59,10 @@ def run_inspect(options: argparse.Namespace, process: Process) -> Result:
         )
     if options.model:
         return describe_model(options)
-    if _is_statistics(options.file):
+    if _starts_with(options.file, statistics_file.FORMAT):
         return describe_statistics(options.file)
+    if _starts_with(options.file, checkpoint_file.FORMAT):
+        return describe_run(options.file)
     return describe_checkpoint(options.file, options.key, with_tensors=options.tensors)
 
 
@@ -132,6 +135,18 @@ def describe_statistics(path: str) -> Result:
     )
 
 
+def describe_run(path: str) -> Result:
+    """Describe how far a run of `stats` came that was stopped."""
+    held = checkpoint_file.read(path)
+    images = sum(stop - start for start, stop in held.position.ranges)
+    data = {"kind": "run", "file": path, "images": images, "options": held.options}
+    return Result(
+        f"{path}: a run of `stats` on its way, {images:,} images so far; the command that began it "
+        f"goes on from there with --resume\n{_described(held.fingerprint.to_json())}",
+        {**data, "fingerprint": held.fingerprint},
+    )
+
+
 def describe_checkpoint(path: str, key: str | None, *, with_tensors: bool) -> Result:
     """Describe a checkpoint, and how it was made where it says so."""
     state, made = load_state_dict(path, key=key), readable(load_metadata(path))
@@ -152,14 +167,12 @@ def describe_checkpoint(path: str, key: str | None, *, with_tensors: bool) -> Re
     return Result("\n\n".join(parts), {**data, "metadata": made, "tensors": tensors})
 
 
-def _is_statistics(path: str) -> bool:
+def _starts_with(path: str, name: str) -> bool:
+    """Tell whether a file says that it is of a format, even if it is cut off behind that."""
     if not Path(path).is_file():
         return False
-    try:
-        with safe_open(path, framework="pt") as file:
-            return FORMAT in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
+    with open(path, "rb") as file:
+        return f'"{name}"'.encode() in file.read(LONGEST_START)
 
 
 def _described(entries: dict[str, Any]) -> str:

@@ -40,7 +40,10 @@ def resolve(reference: str) -> Callable[..., Any]:
             "folder"
         ) from error
     if not callable(found):
-        raise ArgumentError(f"`{reference}` must name a callable; it is a {type(found).__name__}")
+        raise ArgumentError(
+            f"`{reference}` must name a callable; it is a {type(found).__name__}; name a class or "
+            "function of that module"
+        )
     return found
 
 
@@ -74,7 +77,7 @@ def build(options: argparse.Namespace) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ArgumentError(
             f"`--model` must name what builds a torch.nn.Module; {options.model!r} returned a "
-            f"{type(model).__name__}"
+            f"{type(model).__name__}; name a class or function that returns the network"
         )
     return model.eval()
 
@@ -123,7 +126,8 @@ def call(function: Callable[..., Any], reference: str, arguments: dict[str, Any]
         return function(**arguments)
     except (TypeError, ValueError, OSError) as error:
         raise ArgumentError(
-            f"`{reference}` must take the arguments {arguments}; {type(error).__name__}: {error}"
+            f"`{reference}` must take the arguments {arguments}; {type(error).__name__}: {error}; "
+            "correct what is given as NAME=VALUE, or leave it out"
         ) from error
 
 

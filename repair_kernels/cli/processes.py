@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from repair_kernels.devices import check_device
 from repair_kernels.errors import ArgumentError
 
 
@@ -49,7 +50,7 @@ def process_group(options: argparse.Namespace) -> Iterator[Process]:
     Each with a GPU of its own sets `options.device` to it, unless a device was named.
 
     Raises:
-        ArgumentError: a backend is asked for outside of `torchrun`
+        ArgumentError: a backend is asked for outside of `torchrun`, or a device that is not here
     """
     backend = getattr(options, "process_group", "none")
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -60,6 +61,7 @@ def process_group(options: argparse.Namespace) -> Iterator[Process]:
             "start it as torchrun --nproc-per-node=N -m repair_kernels ..., or leave it out"
         )
     if backend == "none" or not is_launched or (backend == "auto" and size == 1):
+        _check_device_of(options)
         yield Process()
         return
     has_gpu = torch.cuda.is_available()
@@ -67,6 +69,7 @@ def process_group(options: argparse.Namespace) -> Iterator[Process]:
         backend = "nccl" if has_gpu else "gloo"
     if has_gpu and options.device in (None, "cuda"):
         options.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    _check_device_of(options)
     if has_gpu and options.device != "cpu":
         torch.cuda.set_device(options.device)
     dist.init_process_group(backend)
@@ -74,3 +77,10 @@ def process_group(options: argparse.Namespace) -> Iterator[Process]:
         yield Process(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
     finally:
         dist.destroy_process_group()
+
+
+def _check_device_of(options: argparse.Namespace) -> None:
+    """Refuse a device that is not here before any file is read."""
+    device = getattr(options, "device", None)
+    if device is not None:
+        check_device(device)

@@ -92,8 +92,9 @@ def run_merge_stats(options: argparse.Namespace, process: Process) -> Result:
     coverage = stats.fingerprint.coverage if stats.fingerprint else None
     is_whole = not (coverage and (coverage.missing or coverage.missing_shards))
     said = "" if is_whole else " (not all)"
+    parts = f"{len(options.parts)} part{'' if len(options.parts) == 1 else 's'}"
     return Result(
-        f"{len(options.parts)} parts, {stats.n_images} images{said}, written to {output}",
+        f"{parts}, {stats.n_images} images{said}, written to {output}",
         {
             "output": output,
             "parts": options.parts,

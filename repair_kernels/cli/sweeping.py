@@ -58,6 +58,13 @@ def add(commands: Any) -> None:
         metavar=arguments.PAIR,
         help="argument of the callable (repeatable)",
     )
+    group.add_argument(
+        "--eval-samples",
+        type=arguments.positive,
+        metavar="N",
+        help="how many of these images to measure on at most, taken as by --samples (default: all "
+        "of --eval-data; of --data as many as --samples)",
+    )
     arguments.add_repair(parser)
     arguments.add_computing(parser)
     arguments.add_printing(parser)

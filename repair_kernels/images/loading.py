@@ -36,10 +36,13 @@ class ImageLoader:
         device: torch.device | str | None,
         labels: bool,
     ):
-        for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+        for name, value, least, advice in (
+            ("batch_size", batch_size, 1, "take as many as memory has room for, such as 128"),
+            ("workers", workers, 0, "take 0 to load images in this process"),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ArgumentError(
-                    f"`{name}` must be a whole number of at least {least}; got {value!r}"
+                    f"`{name}` must be a whole number of at least {least}; got {value!r}; {advice}"
                 )
         self.source = source
         self.batch_size = batch_size

@@ -74,7 +74,11 @@ def write(path: str | os.PathLike[str], checkpoint: RunCheckpoint) -> None:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={FORMAT: json.dumps(content)})
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write a checkpoint to {str(path)!r}: {error}") from error
+        reason = getattr(error, "strerror", None) or error  # not the temporary file's name
+        raise CheckpointError(
+            f"cannot write a checkpoint to {str(path)!r}: {reason}; name a file in a folder that "
+            "exists, can be written to and has room"
+        ) from error
 
 
 def read(path: str | os.PathLike[str]) -> RunCheckpoint:
@@ -84,7 +88,10 @@ def read(path: str | os.PathLike[str]) -> RunCheckpoint:
         CheckpointError: the file is missing, broken, or no checkpoint of a run
     """
     if not Path(path).is_file():
-        raise CheckpointError(f"expected a checkpoint at {str(path)!r}, but none is there.")
+        raise CheckpointError(
+            f"expected a checkpoint at {str(path)!r}, but none is there; check the path, or start "
+            "anew without one"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

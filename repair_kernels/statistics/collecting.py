@@ -134,7 +134,8 @@ def compute_stats(
         fingerprint = identify(graph, *states, products, data=data_print)
         passage = Passage()
         if part is not None and checkpointing is not None:
-            if process_group is not None:
+            checkpointing.check_processes(ranks.size)
+            if ranks.size > 1:
                 checkpointing = checkpointing.of_rank(ranks.rank, ranks.size)
             options = {"precision": precision, "backend": backend, "compile": compile}
             options["shard"] = str(part.shard)

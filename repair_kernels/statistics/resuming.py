@@ -1,6 +1,8 @@
 """Passes over the data that can be killed at any moment and go on where they were."""
 
+import glob
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +44,7 @@ class Checkpointing:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        if self.seconds < 0 or (self.batches is not None and self.batches < 1):
+        if not self.seconds >= 0 or (self.batches is not None and self.batches < 1):
             raise ArgumentError(
                 "a checkpoint needs at least 0 seconds and 1 batch between two; got "
                 f"{self.seconds} and {self.batches}; leave them out for one each minute"
@@ -52,6 +54,27 @@ class Checkpointing:
         """Return the same with a file of its own for one process of a group."""
         path = Path(f"{os.fspath(self.path)}.{rank + 1}-of-{world}")
         return Checkpointing(path, self.seconds, self.batches, self.resume)
+
+    def check_processes(self, world: int) -> None:
+        """Refuse to start beside what another number of processes left.
+
+        Raises:
+            CheckpointError: there are checkpoints of as many or as few as cannot go on from them
+        """
+        path = Path(self.path)
+        left = {path: 1} if path.exists() else {}
+        for file in sorted(path.parent.glob(f"{glob.escape(path.name)}.*-of-*")):
+            of = re.fullmatch(r"\.\d+-of-(\d+)", file.name.removeprefix(path.name))
+            left |= {file: int(of[1])} if of else {}
+        others = {file: count for file, count in left.items() if count != world}
+        if others:
+            file, count = next(iter(others.items()))
+            raise CheckpointError(
+                f"expected no checkpoint of another number of processes than {world}, but "
+                f"{str(file)!r} is one of {count}; go on with {count} (torchrun "
+                f"--nproc-per-node={count}), or remove {len(others)} such "
+                f"file{'s' if len(others) > 1 else ''} to start anew"
+            )
 
 
 class Passage:

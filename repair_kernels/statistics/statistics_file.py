@@ -30,6 +30,7 @@ FORMAT = "repair_kernels.paired_stats"
 VERSION = 2
 READABLE = (1, 2)
 MAX_SAMPLES = 2**63 - 1
+ANEW = "copy it again, or compute it anew"
 
 
 class Head(NamedTuple):
@@ -79,7 +80,10 @@ def write(
         with atomic_path(path) as temporary:
             temporary.write_bytes(save(arrays, metadata={FORMAT: json.dumps(content)}))
     except OSError as error:
-        raise CheckpointError(f"cannot write statistics to {str(path)!r}: {error}") from error
+        raise CheckpointError(
+            f"cannot write statistics to {str(path)!r}: {error.strerror or error}; name a file in "
+            "a folder that exists, can be written to and has room"
+        ) from error
 
 
 def read(path: str | os.PathLike[str]) -> Contents:
@@ -94,8 +98,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
         moments = _moments(head.taps, dict(tensors))
         if head.sha256 is not None and head.sha256 != digest_of_tensors(tensors, head.text):
             raise CheckpointError(
-                "what it holds is not what was written there (its SHA-256 differs). Copy it again, "
-                "or compute it anew."
+                f"what it holds is not what was written there (its SHA-256 differs); {ANEW}"
             )
     return Contents(moments, head.n_images, head.fingerprint)
 
@@ -114,17 +117,24 @@ def read_head(path: str | os.PathLike[str]) -> Head:
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     """Open a file of tensors, and say which one it is where it cannot be read."""
     if not Path(path).is_file():
-        raise CheckpointError(f"expected a statistics file at {str(path)!r}, but none is there.")
+        raise CheckpointError(
+            f"expected a statistics file at {str(path)!r}, but none is there; check the path, or "
+            "make one with `compute_stats(...).save(path)` or `repair-kernels stats`"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{str(path)!r} is no whole safetensors file: {error}. Statistics files are "
-            "written by `PairedStats.save`."
+            f"expected a statistics file, but {str(path)!r} is no whole safetensors file: {error}; "
+            f"{ANEW}"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except CheckpointError as error:
         raise CheckpointError(f"{str(path)!r} holds no valid statistics: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{str(path)!r} holds no valid statistics: {error}; {ANEW}"
+        ) from error
 
 
 def _head(metadata: Mapping[str, str]) -> Head:
@@ -145,10 +155,12 @@ def _head(metadata: Mapping[str, str]) -> Head:
         raise CheckpointError("expected the SHA-256 of what it holds, got none. Compute it anew.")
     taps = content.get("taps")
     if not isinstance(taps, dict):
-        raise CheckpointError(f"expected taps with their sample counts, got {taps!r}.")
+        raise CheckpointError(f"expected taps with their sample counts, got {taps!r}; {ANEW}")
     for tap, n_samples in taps.items():
         if not isinstance(n_samples, int) or not 0 <= n_samples <= MAX_SAMPLES:
-            raise CheckpointError(f"tap {tap!r} has {n_samples!r} for its number of samples.")
+            raise CheckpointError(
+                f"tap {tap!r} has {n_samples!r} for its number of samples; {ANEW}"
+            )
     n_images: Any = content.get("n_images")
     check_count("n_images", n_images)
     held = content.get("fingerprint")
@@ -156,7 +168,8 @@ def _head(metadata: Mapping[str, str]) -> Head:
     covered = None if fingerprint is None else fingerprint.coverage
     if covered is not None and covered.n_images != n_images:
         raise CheckpointError(
-            f"expected as many images as it says to cover, {covered}, but it counts {n_images:,}."
+            f"expected as many images as it says to cover, {covered}, but it counts {n_images:,}; "
+            f"{ANEW}"
         )
     return Head(n_images, taps, fingerprint, json.dumps(content), sha256)
 
@@ -169,15 +182,17 @@ def _moments(taps: Mapping[str, int], tensors: dict[str, Tensor]) -> dict[str, P
         held = {name: _popped(tensors, tap, name) for name in (*VECTORS, *products)}
         moments[tap] = PairedMoments(n_samples, **held)
     if tensors:
-        raise CheckpointError(f"it holds the tensor {next(iter(tensors))!r}, which is of no tap.")
+        raise CheckpointError(
+            f"it holds the tensor {next(iter(tensors))!r}, which is of no tap; {ANEW}"
+        )
     return moments
 
 
 def _popped(tensors: dict[str, Tensor], tap: str, name: str) -> Tensor:
     value = tensors.pop(f"{tap}/{name}", None)
     if value is None:
-        raise CheckpointError(f"`{name}` of tap {tap!r} is missing.")
+        raise CheckpointError(f"`{name}` of tap {tap!r} is missing; {ANEW}")
     if not value.isfinite().all() or (name.startswith("m2") and (value < 0).any()):
         allowed = "finite and not negative" if name.startswith("m2") else "finite"
-        raise CheckpointError(f"`{name}` of tap {tap!r} must be {allowed}, and is not.")
+        raise CheckpointError(f"`{name}` of tap {tap!r} must be {allowed}, and is not; {ANEW}")
     return value

@@ -16,6 +16,7 @@ from bench import imagenet_stats
 from repair_kernels.checkpoints import save_state_dict
 from repair_kernels.errors import (
     ArchitectureMismatchError,
+    ArgumentError,
     CalibrationDataError,
     CheckpointError,
 )
@@ -186,6 +187,10 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (["--synthetic", "--data", "x"], "--synthetic stands for images without --data"),
         (["--samples", "0"], "expected a whole number of at least 1, got '0'"),
         (["--precision", "fp8"], "invalid choice: 'fp8'"),
+        (
+            ["--json", "absent/x.json"],
+            "--json must lie in a folder that exists; absent does not; make",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(capsys, arguments, message: str) -> None:
@@ -198,3 +203,8 @@ def test_an_error_is_one_line_on_the_command_line(tmp_path: Path) -> None:
     done = run(PYTHON, "--data", str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.startswith("error: expected images at")
+
+
+def test_a_device_that_is_not_here_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="`device` must be one .*; got 'foo' .*; name one of"):
+        imagenet_stats.main([*TINY, "--device", "foo"])

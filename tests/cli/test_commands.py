@@ -126,13 +126,14 @@ def test_data_can_come_from_a_callable(pair, tmp_path, monkeypatch):
         ("--model", "models.mlp", "package.module:callable"),
         ("--model", "models.mlp:Missing", "something that can be imported"),
         ("--model", "no_such_package:f", "something that can be imported"),
-        ("--model", "models.mlp:__doc__", "must name a callable"),
+        ("--model", "models.mlp:__doc__", "is a str; name a class or function of that module"),
         ("--model", "models.mlp:Tensor.dim", "must take the arguments"),
         ("--model-arg", "width", "name=value"),
-        ("--model-arg", "depths=2", "must take the arguments"),
+        ("--model-arg", "depths=2", "; correct what is given as NAME=VALUE, or leave it out"),
         ("--a", "absent.pt", "absent.pt"),
-        ("--data", "absent.npz", "absent.npz"),
-        ("--alpha", "1.5", "`alpha` must be a number in [0, 1]"),
+        ("--data", "absent.npz", "nothing is at absent.npz; check the path"),
+        ("--data", "nodir", "data must be a folder of images, tar shards, a file of tensors, or"),
+        ("--alpha", "1.5", "; got 1.5; take one between network a (0) and network b (1), such as"),
         ("--tap", "fc9", "'fc9' is none of them"),
     ],
 )
@@ -143,6 +144,26 @@ def test_wrong_values_are_explained_and_nothing_is_written(
     assert main(["merge", *pair, option, value, "-o", str(output)]) == 1
     assert said in capsys.readouterr().err
     assert not output.exists()
+
+
+@pytest.mark.parametrize("command", ["stats", "sweep", "merge"])
+def test_a_device_that_is_not_here_is_explained(pair, tmp_path, capsys, command):
+    assert main([command, *pair, "--device", "foo", "-o", str(tmp_path / "out.pt")]) == 1
+    assert "`device` must be one that PyTorch finds here; got 'foo'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.arange(60), "from 0 to 2, as the network has 3 outputs; batch 0 has some from 0 to"),
+        (torch.zeros(60), "one whole number per image; batch 0 has 25 images, and labels of"),
+    ],
+)
+def test_labels_that_are_no_classes_are_explained(pair, tmp_path, capsys, labels, said):
+    torch.save({"x": torch.randn(60, 12), "y": labels}, tmp_path / "wrong.pt")
+    sweep = ["sweep", *pair, "--eval-data", str(tmp_path / "wrong.pt"), "--points", "2"]
+    assert main([*sweep, "--variant", "none", "-o", str(tmp_path / "path")]) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_data_whose_labels_do_not_fit_is_refused(pair, tmp_path, capsys):

@@ -109,3 +109,12 @@ def test_an_absent_file_is_wrong_usage(capsys) -> None:
     assert "absent.toml: cannot be read (No such file or directory); check the" in (
         capsys.readouterr().err
     )
+
+
+def test_a_second_file_is_wrong_usage(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as error:
+        parsed(tmp_path, REQUIRED, "--config=other.toml")
+    assert error.value.code == 2
+    said = capsys.readouterr().err
+    assert "--config must be given once; got " in said
+    assert "run.toml and other.toml; put their options into one file" in said

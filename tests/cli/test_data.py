@@ -21,7 +21,7 @@ from tests.networks import PLAIN
 def options(data: str | Path, **given) -> argparse.Namespace:
     usual = {"data_arg": [], "samples": None, "seed": 0, "batch_size": 4, "workers": 0}
     usual |= {"preprocessing": "imagenet", "image_size": 8, "device": None, "input_shape": None}
-    usual |= {"eval_data": None, "eval_data_arg": []}
+    usual |= {"eval_data": None, "eval_data_arg": [], "eval_samples": None}
     return argparse.Namespace(data=str(data), **{**usual, **given})
 
 
@@ -39,6 +39,21 @@ def folder(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.new("RGB", (12, 10), (30 * number, 255 - 30 * number, 7)).save(path)
     return tmp_path / "images"
+
+
+@pytest.fixture
+def numbered(tmp_path: Path, monkeypatch) -> dict[str, str]:
+    """Twenty labelled inputs, each its number: in a file, and from a callable."""
+    numbers = torch.arange(20.0)[:, None]
+    torch.save({"x": numbers, "y": torch.zeros(20, dtype=torch.int64)}, tmp_path / "data.pt")
+    (tmp_path / "numbered.py").write_text(
+        "import torch\n"
+        "def batches():\n"
+        "    numbers = torch.arange(20.0)[:, None]\n"
+        "    return [[x, torch.zeros(len(x), dtype=torch.int64)] for x in numbers.split(3)]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return {"file": str(tmp_path / "data.pt"), "callable": "numbered:batches"}
 
 
 def test_a_folder_of_images_has_labels_and_a_fingerprint(folder: Path) -> None:
@@ -59,11 +74,30 @@ def test_samples_of_a_folder_are_drawn_by_the_seed(folder: Path) -> None:
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_test_data_is_all_of_it(folder: Path) -> None:
+def test_without_test_data_the_calibration_images_are_measured_on(folder: Path) -> None:
     given = options(folder, samples=5)
+    assert torch.equal(inputs(load_test_data(given)), inputs(load_data(given).batches))
+    assert len(inputs(load_test_data(options(folder)))) == 7
+    given.eval_samples = 6
+    assert len(inputs(load_test_data(given))) == 6
+
+
+def test_of_test_data_all_is_measured_on_unless_limited(folder: Path) -> None:
+    given = options("absent.pt", samples=5, eval_data=str(folder))
     assert len(inputs(load_test_data(given))) == 7
-    given.eval_data, given.data = given.data, "absent.pt"
-    assert len(inputs(load_test_data(given))) == 7
+    given.eval_samples = 3
+    assert len(inputs(load_test_data(given))) == 3
+
+
+@pytest.mark.parametrize("kind", ["file", "callable"])
+def test_test_data_without_numbers_are_limited_to_the_first(numbered, kind: str) -> None:
+    given = options(numbered[kind], samples=4)
+    for _ in range(2):
+        batches = list(load_test_data(given))
+        assert inputs(batches)[:, 0].tolist() == [0, 1, 2, 3]
+        assert [len(labels) for _, labels in batches] == [len(x) for x, _ in batches]
+    given.eval_samples = 99
+    assert len(inputs(load_test_data(given))) == 20
 
 
 def test_preprocessing_is_an_option(folder: Path) -> None:
@@ -82,23 +116,13 @@ def test_processes_have_all_images_between_them(folder: Path, size: int) -> None
 @pytest.mark.parametrize(("samples", "used"), [(None, 20), (13, 13), (99, 20)])
 @pytest.mark.parametrize("kind", ["file", "callable"])
 def test_processes_take_turns_at_batches(
-    tmp_path: Path, monkeypatch, size: int, samples: int | None, used: int, kind: str
+    numbered, size: int, samples: int | None, used: int, kind: str
 ) -> None:
-    numbers = torch.arange(20.0)[:, None]
-    torch.save({"x": numbers, "y": torch.zeros(20, dtype=torch.int64)}, tmp_path / "data.pt")
-    (tmp_path / "numbered.py").write_text(
-        "import torch\n"
-        "def batches():\n"
-        "    numbers = torch.arange(20.0)[:, None]\n"
-        "    return ([x, torch.zeros(len(x), dtype=torch.int64)] for x in numbers.split(3))\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    reference = tmp_path / "data.pt" if kind == "file" else "numbered:batches"
     found = []
     for rank in range(size):
-        data = load_data(options(reference, samples=samples), Process(rank, size))
+        data = load_data(options(numbered[kind], samples=samples), Process(rank, size))
         found += inputs(data.batches)[: data.n_samples, 0].tolist()
-    assert sorted(found) == numbers[:used, 0].tolist()
+    assert sorted(found) == list(range(used))
 
 
 def test_a_shape_stands_for_data(folder: Path) -> None:

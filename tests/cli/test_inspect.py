@@ -8,6 +8,7 @@ import torch
 
 from repair_kernels.checkpoints import load_metadata
 from repair_kernels.cli import main
+from repair_kernels.statistics.paired_stats import PairedStats
 from repair_kernels.version import __version__
 from tests.command_lines import BUILD, mlp
 
@@ -44,6 +45,29 @@ def test_of_statistics_every_tap_is_shown(pair, tmp_path, capsys) -> None:
     assert found["fingerprint"]["coverage"]["total"] == 60
     main(["inspect", str(tmp_path / "stats")])
     assert "statistics of 60 images at 5 taps" in capsys.readouterr().out
+
+
+def test_statistics_that_are_cut_off_are_said_to_be(pair, tmp_path, capsys) -> None:
+    main(["stats", *pair, "-o", str(tmp_path / "stats"), "--quiet"])
+    (tmp_path / "cut.st").write_bytes((tmp_path / "stats").read_bytes()[:-8])
+    assert main(["inspect", str(tmp_path / "cut.st")]) == 1
+    assert "cut.st' is no whole safetensors file: " in (said := capsys.readouterr().err)
+    assert said.endswith("; copy it again, or compute it anew\n")
+
+
+def test_of_a_run_that_was_stopped_is_shown_how_far_it_came(
+    pair, tmp_path, monkeypatch, capsys
+) -> None:
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PairedStats, "save", killed)
+    assert main(["stats", *pair, "-o", str(tmp_path / "stats"), "--quiet"]) == 130
+    found = inspected(capsys, str(tmp_path / "stats.partial"))
+    assert (found["kind"], found["images"]) == ("run", 60)
+    main(["inspect", str(tmp_path / "stats.partial")])
+    said = capsys.readouterr().out
+    assert "a run of `stats` on its way, 60 images so far; the command that began it goes" in said
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

@@ -51,7 +51,7 @@ def test_missing_shards_are_said_and_may_be_allowed(stats, tmp_path, capsys) -> 
     assert "shards 1/3, 3/3 are missing; compute these, or allow" in capsys.readouterr().err
     assert not (tmp_path / "all").exists()
     assert main([*merge, "--partial"]) == 0
-    assert "1 parts, 18 images (not all), written" in capsys.readouterr().out
+    assert "1 part, 18 images (not all), written" in capsys.readouterr().out
 
 
 def test_shards_of_other_divisions_that_overlap_are_refused(stats, tmp_path, capsys) -> None:
@@ -89,3 +89,21 @@ def test_a_run_that_was_killed_goes_on(stats, tmp_path, monkeypatch, capsys) -> 
 def test_what_is_no_shard_is_explained(stats, shard, capsys) -> None:
     assert stats("part", "--shard", shard) == 1
     assert "from 1/16 to 16/16" in capsys.readouterr().err
+
+
+def test_checkpoints_of_another_number_of_processes_are_not_left_behind(
+    stats, tmp_path, capsys
+) -> None:
+    for rank in (1, 2):
+        (tmp_path / f"whole.partial.{rank}-of-2").touch()
+    assert stats("whole", "--resume") == 1
+    said = capsys.readouterr().err
+    assert "expected no checkpoint of another number of processes than 1, but " in said
+    assert "whole.partial.1-of-2' is one of 2; go on with 2 (torchrun --nproc-per-node=2), " in said
+    assert "or remove 2 such files to start anew" in said
+    assert not (tmp_path / "whole").exists()
+
+
+def test_no_number_is_no_time_between_checkpoints(stats, capsys) -> None:
+    assert stats("whole", "--checkpoint-every", "nan") == 1
+    assert "at least 0 seconds and 1 batch between two; got nan" in capsys.readouterr().err

@@ -144,8 +144,11 @@ def test_a_description_says_what_is_read_and_how(folder: Path, shards: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1; got 0"),
-        ({"batch_size": 1, "workers": -1}, "`workers` must be a whole number of at least 0"),
+        (
+            {"batch_size": 0},
+            "`batch_size` must be a whole number of at least 1; got 0; take as many",
+        ),
+        ({"batch_size": 1, "workers": -1}, "of at least 0; got -1; take 0 to load images in"),
         ({"batch_size": 1, "start": 8}, "within the 7 images; got 8 and 7"),
         ({"batch_size": 1, "stop": 8}, "within the 7 images; got 0 and 8"),
         ({"batch_size": 1, "labels": True}, "`labels` needs images with class numbers"),

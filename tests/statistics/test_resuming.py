@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -190,7 +191,7 @@ def test_a_value_that_is_not_finite_has_the_number_of_its_batch(run) -> None:
         stats_of(broken, checkpointing=kept(run), joint=True)
 
 
-@pytest.mark.parametrize("every", [{"seconds": -1}, {"batches": 0}])
+@pytest.mark.parametrize("every", [{"seconds": -1}, {"seconds": math.nan}, {"batches": 0}])
 def test_times_that_are_none_are_refused(every) -> None:
     with pytest.raises(ArgumentError, match="at least 0 seconds and 1 batch between two; got"):
         Checkpointing("x", **every)
@@ -199,6 +200,35 @@ def test_times_that_are_none_are_refused(every) -> None:
 def test_each_rank_has_a_file_of_its_own(tmp_path) -> None:
     names = [Checkpointing(tmp_path / "run").of_rank(rank, 2).path for rank in (0, 1)]
     assert names == [tmp_path / "run.1-of-2", tmp_path / "run.2-of-2"]
+
+
+@pytest.mark.parametrize(
+    ("left", "world", "said"),
+    [
+        (["run"], 2, "than 2, but '.*run' is one of 1; go on with 1 .* or remove 1 such file to"),
+        (["run.1-of-4", "run.2-of-4"], 2, "run.1-of-4' is one of 4; go on with 4 .* remove 2 such"),
+        (["run", "run.3-of-4"], 1, "than 1, but '.*run.3-of-4' is one of 4"),
+    ],
+)
+def test_another_number_of_processes_does_not_start_beside_checkpoints(
+    tmp_path, left: list[str], world: int, said: str
+) -> None:
+    for name in left:
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=said):
+        Checkpointing(tmp_path / "run", resume=True).check_processes(world)
+
+
+def test_as_many_processes_may_start_beside_their_checkpoints(tmp_path) -> None:
+    for name in ("run.1-of-2", "run.2-of-2", "run.x-of-3", "runs.1-of-3"):
+        (tmp_path / name).touch()
+    Checkpointing(tmp_path / "run").check_processes(2)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named_and_not_its_temporary_file(tmp_path) -> None:
+    match = r"cannot write a checkpoint to '.*/absent/x': No such file or directory; name a file in"
+    with pytest.raises(CheckpointError, match=match):
+        stats_of(BATCHES, checkpointing=kept(tmp_path / "absent" / "x"))
 
 
 # --- the file ------------------------------------------------------------------------------------
@@ -259,5 +289,7 @@ def test_statistics_are_no_checkpoint_and_a_checkpoint_no_statistics(run, tmp_pa
     stats_of(BATCHES).save(tmp_path / "stats")
     with pytest.raises(CheckpointError, match="expected format version 1, got None"):
         checkpoint_file.read(tmp_path / "stats")
-    with pytest.raises(CheckpointError, match="expected a checkpoint at '.*', but none is there"):
+    with pytest.raises(
+        CheckpointError, match="expected a checkpoint at '.*', but none is there; check"
+    ):
         checkpoint_file.read(tmp_path / "absent")
