@@ -11,8 +11,9 @@ import repair_kernels as rk
 from repair_kernels import ChannelAffine
 from repair_kernels.calibration.explicit import GraphNetwork
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
+from repair_kernels.graph.network import state_of
 from tests.folds import DOUBLE, affine, assert_equal_functions, explicitly, folded
-from tests.networks import FAMILIES, assert_same, snapshot
+from tests.networks import FAMILIES, assert_same, lively, snapshot
 
 pytestmark = pytest.mark.usefixtures("torch_backend")
 
@@ -150,3 +151,21 @@ def test_a_correction_at_a_module_that_is_missing_is_refused() -> None:
     state |= {f"block.channel_affine.{name}": t for name, t in layer.state_dict().items()}
     with pytest.raises(ArchitectureMismatchError, match="a correction at 'block'"):
         rk.load_merged(nn.Linear(2, 2), state)
+
+
+def test_a_module_that_stands_at_two_places_is_corrected_at_one_of_them() -> None:
+    """A hook of the one object would act at both."""
+    act = nn.ReLU()
+    padded = (nn.Conv2d(4, 4, 3, padding=1), act, nn.Conv2d(4, 2, 3, padding=1))
+    model = lively(nn.Sequential(nn.Conv2d(3, 4, 3), act, *padded), 0).double()
+    x, layer = torch.randn(3, 3, 8, 8, dtype=torch.float64), affine(4)
+    graph = rk.trace(model, x)
+    assert [graph.tap(tap).module for tap in graph.taps] == ["0", None, "2", None, "4"]
+    result, explicit = folded(model, x, {"1": layer})
+    assert list(explicit) == ["1"]
+    wanted = GraphNetwork(graph, state_of(model), {"1": layer})
+    assert_equal_functions(result, wanted, x, DOUBLE)
+    y = model[0](x).relu()
+    with torch.no_grad():
+        y = y * layer.scale.view(-1, 1, 1) + layer.shift.view(-1, 1, 1)
+        torch.testing.assert_close(result(x), model[2:](y), rtol=0, atol=1e-9)

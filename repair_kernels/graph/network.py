@@ -6,7 +6,7 @@ weights: a *state* (parameters and buffers by name) is handed in wherever the gr
 one graph serves any number of weight sets.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,8 @@ from repair_kernels.graph.taps import (
     Tap,
     describe_taps,
     module_outputs,
+    run_by_one_name,
+    same_modules,
     tap_sites,
     with_match_taps,
 )
@@ -63,6 +65,7 @@ class NetworkGraph:
         sources: dict[str, str],
         constants: State,
         aliases: Mapping[str, list[str]],
+        same: Mapping[str, Collection[str]],
     ):
         self.module = module
         self.sources = sources
@@ -81,9 +84,9 @@ class NetworkGraph:
         sites = tap_sites(self.nodes, tracker)
         self.symmetry: Symmetry = find_symmetry(tracker, sites, aliases)
         self._module_outputs = module_outputs(self.nodes)
+        alone = run_by_one_name(self._module_outputs, self.nodes, same)
         self._taps = {
-            tap.name: tap
-            for tap in describe_taps(sites, self.symmetry, self.nodes, self._module_outputs)
+            tap.name: tap for tap in describe_taps(sites, self.symmetry, self.nodes, alone)
         }
         self.symmetry = with_match_taps(self.symmetry, self._taps)
 
@@ -269,7 +272,8 @@ def trace(model: nn.Module, example_input: Tensor) -> NetworkGraph:
     aliases = _aliases(model)
     canonical = {name: names[0] for names in aliases.values() for name in names}
     sources = {node: canonical[name] for node, name in sources.items()}
-    return NetworkGraph(program.graph_module, sources, constants, aliases)
+    same = same_modules(model)
+    return NetworkGraph(program.graph_module, sources, constants, aliases, same)
 
 
 def check_same_architecture(graph_a: NetworkGraph, graph_b: NetworkGraph) -> None:

@@ -1,10 +1,11 @@
 """Taps: the activations of a graph that have a name and channels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import nn
 from torch.fx import Node
 
 from repair_kernels.graph.symmetry import PermutationGroup, Symmetry, TapSite
@@ -191,3 +192,25 @@ def module_outputs(nodes: list[Node]) -> dict[str, str]:
         if path and len(read) == 1 and len(calls[path]) == 1:
             outputs[path] = read[0].name
     return outputs
+
+
+def same_modules(model: nn.Module) -> dict[str, set[str]]:
+    """Return by path of a module that has several all of its paths."""
+    paths: dict[int, set[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), set()).add(path)
+    return {path: found for found in paths.values() if len(found) > 1 for path in found}
+
+
+def run_by_one_name(
+    outputs: Mapping[str, str], nodes: list[Node], same: Mapping[str, Collection[str]]
+) -> dict[str, str]:
+    """Return what `module_outputs` found, without modules that run under another path as well."""
+    run = {
+        path.split("@")[0]
+        for node in nodes
+        for path, _ in (node.meta.get("nn_module_stack") or {}).values()
+    }
+    return {
+        path: node for path, node in outputs.items() if len(run & {path, *same.get(path, ())}) <= 1
+    }
