@@ -13,13 +13,19 @@ from pathlib import Path
 
 from repair_kernels.cli import main
 
-# torchrun's own store still has the first group's addresses when the second one meets.
-os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
-commands, threads = map(Path, sys.argv[1:])
-codes = []
-for port, words in json.loads(commands.read_text()):
-    os.environ["MASTER_PORT"] = str(port)
-    codes.append(main(words))
-left = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
-threads.with_suffix(f".{os.environ['RANK']}").write_text(json.dumps(left))
-sys.exit(max(codes))
+
+def run(commands: Path, threads: Path) -> int:
+    """Run the command lines, and return the worst of their codes."""
+    # torchrun's own store still has the first group's addresses when the second one meets.
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+    codes = []
+    for port, words in json.loads(commands.read_text()):
+        os.environ["MASTER_PORT"] = str(port)
+        codes.append(main(words))
+    left = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    threads.with_suffix(f".{os.environ['RANK']}").write_text(json.dumps(left))
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(run(*map(Path, sys.argv[1:])))

@@ -156,7 +156,10 @@ def test_a_device_that_is_not_here_is_explained(pair, tmp_path, capsys, command)
     ("labels", "said"),
     [
         (torch.arange(60), "from 0 to 2, as the network has 3 outputs; batch 0 has some from 0 to"),
-        (torch.zeros(60), "one whole number per image; batch 0 has 25 images, and labels of"),
+        (
+            torch.zeros(60),
+            "must hold inputs (an image in each row), and labels of the same number (whole)",
+        ),
     ],
 )
 def test_labels_that_are_no_classes_are_explained(pair, tmp_path, capsys, labels, said):
