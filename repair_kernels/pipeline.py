@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from repair_kernels.alignment import AlignedPair, Evaluate, align
+from repair_kernels.alignment import AlignedPair, align
 from repair_kernels.calibration.assessment import check_on_worse, closed_form_premise
 from repair_kernels.calibration.variants import check_variant
 from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
@@ -20,9 +20,9 @@ from repair_kernels.ranks import Ranks
 from repair_kernels.repair_report import (
     RepairReport,
     RepairResult,
-    report_warnings,
     unlike_scales,
 )
+from repair_kernels.sweeping import Evaluate, sweep_pair
 
 
 def repair(
@@ -120,6 +120,7 @@ def repair(
             kept = pair.merge(alpha, "none")
         else:
             kept = merged
+        said = pair.data.doubts()
     report = RepairReport(
         variant=variant,
         alpha=alpha,
@@ -137,7 +138,8 @@ def repair(
         balance=pair.balance,
         warnings=(),
     )
-    said = report_warnings(report, found)
+    if found is not None and found.is_worse:
+        said += (found.worse(report.returned),)
     for warning in said:
         warnings.warn(warning, CalibrationWarning, stacklevel=2)
     premise = closed_form_premise(report.exactness) if variant == "closed_form" else ()
@@ -215,7 +217,11 @@ def sweep(
             ranks=ranks,
         )
         ends = (dict(evaluate(model_a)), dict(evaluate(model_b)))
-        return pair.sweep(evaluate, points, chosen, ends, variance_ratios=variance_ratios)
+        path = sweep_pair(pair, evaluate, points, chosen, ends, variance_ratios=variance_ratios)
+        said = pair.data.doubts()
+    for doubt in said:
+        warnings.warn(doubt, CalibrationWarning, stacklevel=2)
+    return replace(path, warnings=(*said, *path.warnings))
 
 
 def _dead_in_both(pair: AlignedPair, tap: str) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from repair_kernels.balancing import BalanceReport
-from repair_kernels.calibration.assessment import Assessment, Exactness
+from repair_kernels.calibration.assessment import Exactness
 from repair_kernels.calibration.output_losses import Losses
 from repair_kernels.graph.permutation import Permutation
 from repair_kernels.statistics.paired_stats import PairedStats
@@ -120,13 +120,6 @@ class RepairResult:
     permutations: Mapping[str, Permutation]
     stats: PairedStats
     report: RepairReport
-
-
-def report_warnings(report: RepairReport, found: Assessment | None) -> tuple[str, ...]:
-    """Return what a user must be told of a calibration."""
-    if found is None:
-        return ()
-    return found.warnings(report.returned)
 
 
 UNLIKE = 1.5
