@@ -13,6 +13,7 @@ from repair_kernels.batches import Batches, open_batches
 from repair_kernels.calibration.assembly import MergedNetwork, assemble
 from repair_kernels.calibration.assessment import Assessment, assess
 from repair_kernels.calibration.channel_statistics import collect_channels, paired_averages
+from repair_kernels.calibration.folded_function import FoldedDeviation, folded_deviation
 from repair_kernels.calibration.goals import check_restore, goal
 from repair_kernels.calibration.norm_reset import check_has_norms
 from repair_kernels.calibration.variants import (
@@ -172,6 +173,13 @@ class AlignedPair:
             backend=self.backend,
             ranks=self.ranks,
         )
+
+    def folded_deviation(self, alpha: float, merged: MergedNetwork) -> FoldedDeviation | None:
+        """Compare a network that was merged so with one whose corrections are explicit layers."""
+        if not merged.corrected:
+            return None
+        [(aligned, _)] = self.correct([alpha], "none")
+        return folded_deviation(self.graph, merged, aligned, self.data.example[:VERIFIED_IMAGES])
 
     def measured_each(
         self, alphas: Sequence[float], variant: str

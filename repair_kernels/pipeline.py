@@ -69,7 +69,8 @@ def repair(
         n_samples: how many images to use at most
         device, precision, backend, progress: see `compute_stats`
         verify: run the permuted b beside b in float64 on a few images, and stop if their functions
-            differ; see `NetworkGraph.verify`
+            differ, see `NetworkGraph.verify`; and the merged network beside one whose corrections
+            are layers of their own
         assess: measure the corrected network on the calibration data: how exactly it meets its
             goals, and its loss beside that of the network that was aligned only (cross-entropy if
             batches have labels, else the divergence from the endpoints); takes one more pass, and
@@ -115,16 +116,20 @@ def repair(
             ranks=ranks,
         )
         merged = pair.merge(alpha, variant, add_bias=add_bias)
+        folded = pair.folded_deviation(alpha, merged) if verify else None
         found = pair.assess(alpha, variant, merged) if assess else None
         if found is not None and found.is_worse and on_worse == "aligned":
             kept = pair.merge(alpha, "none")
         else:
             kept = merged
         said = pair.data.doubts()
+    if folded is not None:
+        said += folded.doubts()
     report = RepairReport(
         variant=variant,
         alpha=alpha,
         permutation_deviation=pair.deviation,
+        folding_deviation=None if folded is None else folded.found,
         matched_correlation=matched_correlation(pair.stats, pair.graph.groups, pair.permutations),
         corrected=kept.corrected,
         explicit=kept.explicit,
