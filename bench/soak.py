@@ -76,7 +76,7 @@ class Round:
             shards=draw.randint(1, 2),
             images=draw.randint(marked_images.VALUES // 2, marked_images.VALUES),
             batch_size=draw.choice([1, 2, 3, 5]),
-            every=draw.choice([0, 0, 0, 0.1]),
+            every=draw.choice([0, 0, 0, 0.02]),
         )
 
     def command(self, data: Path, networks: Sequence[str], shard: str, output: Path) -> list[str]:
