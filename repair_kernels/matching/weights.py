@@ -7,7 +7,9 @@ W are the weight matrices and kernels that have the group on one axis; W[i] is w
 member i, and the other axes of W_b are in the order that the other groups have so far. A copy has
 mean like[i, i] = 1, as it has correlation 1. Each group is one linear sum assignment; the groups
 take turns, as they share weights. That they settle is not sure (each weighs a shared W by its own
-size), but they do within a few rounds; `MAX_ROUNDS` is the end of it.
+size), but groups of hundreds do within some ten rounds; `MAX_ROUNDS` is the end of it. Each round
+gains a fraction of what the last one did and costs as much, so wide groups stop where that is next
+to nothing.
 
 They start from the best correlations. Channels that one image alone wakes correlate equally well,
 and rounding would choose between them, from where turns lead elsewhere: so weights break such ties,
@@ -33,6 +35,11 @@ from repair_kernels.moments import PairedMoments
 MAX_ROUNDS = 30
 TIE = 1e-3
 """How much of the weights' likeness counts at the start: more than rounding, and little else."""
+
+WIDE = 1024
+"""Members from which on"""
+SETTLED = 1e-4
+"""a group keeps its order unless another one gains so much for each member."""
 
 Groups = Mapping[str, PermutationGroup]
 
@@ -69,12 +76,23 @@ def match_with_weights(
             corr, dead_a, dead_b = scores[name]
             score = corr + weight_likeness(groups, name, state_a, state_b, found)
             order = Permutation(assign(score, dead_a, dead_b))
-            if order != found[name]:
+            if order != found[name] and not _is_settled(score, found[name], order):
                 found[name] = order
                 open_groups |= neighbours[name] & scores.keys()
         if not open_groups:
             break
     return found
+
+
+def _is_settled(score: np.ndarray, old: Permutation, new: Permutation) -> bool:
+    """Tell whether a wide group gains next to nothing by another order."""
+    if len(score) < WIDE:
+        return False
+    before, after = (
+        np.take_along_axis(score, order.indices.numpy()[:, None], axis=1).mean()
+        for order in (old, new)
+    )
+    return bool(after - before < SETTLED)
 
 
 def weight_likeness(

@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 import repair_kernels as rk
+from models.mlp import MLP
 from repair_kernels.errors import ArchitectureMismatchError, ArgumentError
 from repair_kernels.graph.network import NetworkGraph, state_of
 from repair_kernels.graph.permutation import permute_state
+from repair_kernels.matching import weights
 from repair_kernels.matching.activations import likeness
+from repair_kernels.matching.assignment import assign
 from repair_kernels.matching.weights import match_with_weights, weight_likeness
 from tests.networks import FAMILIES
 
@@ -110,6 +113,40 @@ def test_no_group_can_be_improved_once_they_have_settled() -> None:
                 swapped[[i, j]] = swapped[[j, i]]
                 best = score(alike, found[name])
                 assert score(alike, rk.Permutation(swapped)) <= best + 1e-12
+
+
+def test_wide_groups_settle_where_no_other_order_gains_more_than_a_little(monkeypatch) -> None:
+    a, b = (deep_mlp(seed) for seed in (0, 1))
+    x = torch.randn(200, 12, generator=torch.Generator().manual_seed(2))
+    groups, states = rk.trace(a, x).groups, (state_of(a), state_of(b))
+    stats = rk.compute_stats(a, b, [x])
+    solved: list[int] = []
+
+    def counted(*problem: np.ndarray) -> np.ndarray:
+        solved.append(len(problem[0]))
+        return assign(*problem)
+
+    monkeypatch.setattr(weights, "assign", counted)
+    start = rk.match(stats, groups)
+    stable = match_with_weights(stats, groups, *states, start)
+    until_stable = len(solved)
+    monkeypatch.setattr(weights, "WIDE", 48)
+    monkeypatch.setattr(weights, "SETTLED", 1e-2)
+    solved.clear()
+    found = match_with_weights(stats, groups, *states, start)
+    assert found != stable
+    assert len(solved) < until_stable
+    for name, group in groups.items():
+        alike = weight_likeness(groups, name, *states, found)
+        corr, dead_a, dead_b = likeness(stats, group, group, "correlation")
+        best = rk.Permutation(assign(corr + alike, dead_a, dead_b))
+        assert score(corr + alike, best) - score(corr + alike, found[name]) < 1e-2
+
+
+def deep_mlp(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MLP(4, 48, in_features=12, classes=5).eval()
 
 
 def test_a_repair_matches_by_weights_and_keeps_bs_function() -> None:
