@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from repair_kernels.checkpoints.inert_pickle import Record
 from repair_kernels.checkpoints.versions import without_prefix
 from repair_kernels.errors import CheckpointError
 
@@ -93,7 +94,7 @@ def check_state(state: Any, place: str) -> None:
         if not isinstance(name, str) or not isinstance(value, Tensor | StoredTensor):
             raise CheckpointError(
                 f"expected {place} to hold a state dict (tensors by name), but its entry {name!r} "
-                f"is of type {type(value).__name__}; {advice}"
+                f"is of type {_kind(value)}; {advice}"
             )
 
 
@@ -114,6 +115,10 @@ def unwrapped(
         entries.pop(AVERAGED, None)
         entries = {name.removeprefix(prefix): value for name, value in entries.items()}
         versions = without_prefix(versions, prefix)
+
+
+def _kind(value: Any) -> str:
+    return value.name if isinstance(value, Record) else type(value).__name__
 
 
 def _is_state(value: Any) -> bool:
