@@ -1,5 +1,6 @@
 """Where in a checkpoint the state dict is: under which key, and behind which wrapper's prefix."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from repair_kernels.checkpoints.inert_pickle import Record
-from repair_kernels.checkpoints.versions import without_prefix
+from repair_kernels.checkpoints.versions import versions_of, with_versions, without_prefix
 from repair_kernels.errors import CheckpointError
 
 NESTINGS = (
@@ -117,6 +118,35 @@ def unwrapped(
         versions = without_prefix(versions, prefix)
 
 
+def prefixes_in(state: Mapping[str, Any], least: int) -> list[str]:
+    """Return what stands before a dot in so many names at least, in order of the names."""
+    counts: Counter[str] = Counter()
+    for name in state:
+        at = -1
+        for _ in range(DEEPEST):
+            at = name.find(".", at + 1)
+            if at < 0:
+                break
+            counts[name[: at + 1]] += 1
+    return [prefix for prefix, count in counts.items() if count >= least]
+
+
+def under_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the entries behind a prefix by what follows it, with their modules' versions."""
+    found = {
+        name.removeprefix(prefix): entry
+        for name, entry in state.items()
+        if isinstance(name, str) and name.startswith(prefix)
+    }
+    module = prefix.removesuffix(".")
+    inside = {
+        key.removeprefix(prefix) if key != module else "": value
+        for key, value in versions_of(state).items()
+        if key == module or key.startswith(prefix)
+    }
+    return with_versions(found, inside)
+
+
 def _kind(value: Any) -> str:
     return value.name if isinstance(value, Record) else type(value).__name__
 
@@ -174,12 +204,7 @@ def _descended(contents: Mapping[str, Any], key: str) -> Any:
         inner = contents.get(".".join(parts[:length]))
         if isinstance(inner, Mapping):
             return _descended(inner, ".".join(parts[length:]))
-    named = {
-        name.removeprefix(f"{key}."): value
-        for name, value in contents.items()
-        if isinstance(name, str) and name.startswith(f"{key}.")
-    }
-    return named or None
+    return under_prefix(contents, f"{key}.") or None
 
 
 def _described(choices: Mapping[str, Mapping[str, Any]]) -> str:
