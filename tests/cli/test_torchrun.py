@@ -116,8 +116,10 @@ def test_the_merged_file_is_that_of_one_process(folder: Path) -> None:
     assert weights.keys() == expected.keys()
     for name, value in expected.items():
         assert float((weights[name] - value).norm()) <= 1e-6 * float(value.norm())
-    made = rk.load_metadata(two)
-    assert made == rk.load_metadata(one)
+    made, alone = (rk.load_metadata(file) for file in (two, one))
+    computing = [json.loads(each.pop("computing")) for each in (made, alone)]
+    assert made == alone
+    assert [each["processes"] for each in computing] == [2, 1]
     assert (made["variant"], json.loads(made["data"])["images"]) == ("sequential", 60)
 
 
