@@ -3,9 +3,11 @@
     python bench/fuzz.py [--files 10000] [--json bench/results/fuzz.json]
 
 Each file is a sound one that was damaged (`mutations.py`), or one that was made to harm
-(`hostile.py`), damaged or as it is. A reader may return, or raise an error of this package. Faults
-are: a crash, any other exception, a file that appears (a payload that ran, or a part of an output),
-a file with a checksum that is read with other contents, too much time, and too much memory.
+(`hostile.py`), damaged or as it is; files of options are also edited so that some stay sound
+(`configurations.py`). A reader may return, or raise an error of this package. Faults are: a crash,
+any other exception, a file that appears (a payload that ran, or a part of an output), a file with a
+checksum that is read with other contents, options that a file does not say, too much time, and too
+much memory.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench.mutations import mutate  # noqa: E402
 from bench.provenance import provenance, write_rows  # noqa: E402
-from bench.readers import TARGETS, Target  # noqa: E402
+from bench.readers import TARGETS, Edit, Target  # noqa: E402
 from bench.statistics_memory import resident  # noqa: E402
 from repair_kernels.errors import RepairKernelsError  # noqa: E402
 
@@ -45,6 +47,8 @@ GROWTH = 2**30
 """How much memory it may take more than before."""
 HOSTILE = 0.15
 """How many of the files were made to harm; half of these are damaged besides."""
+EDITED = 0.5
+"""How many of the files are edited, where a reader has edits; of the others some are hostile."""
 
 
 class TooSlow(BaseException):
@@ -81,7 +85,7 @@ def fuzz(
         Path("/proc/self/clear_refs").write_text("5")  # the largest so far is forgotten
         for number in files:
             draw = random.Random(f"{seed} {name} {number}")
-            kind, mutant = _mutant(sound, attacks, draw)
+            kind, mutant = _mutant(sound, attacks, draw, target.edit)
             path.write_bytes(mutant)
             report(number)
             outcome, fault = _outcome(target, path, expected)
@@ -115,7 +119,11 @@ def _undamaged(target: Target, path: Path) -> Any:
     return None
 
 
-def _mutant(sound: bytes, attacks: dict[str, bytes], draw: random.Random) -> tuple[str, bytes]:
+def _mutant(
+    sound: bytes, attacks: dict[str, bytes], draw: random.Random, edit: Edit | None
+) -> tuple[str, bytes]:
+    if edit is not None and draw.random() < EDITED:
+        return edit(sound, draw)
     if draw.random() >= HOSTILE:
         return mutate(sound, draw)
     kind = draw.choice(list(attacks))

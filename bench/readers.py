@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import json
+import random
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import hostile, hostile_archives  # noqa: E402
+from bench import configurations, hostile, hostile_archives  # noqa: E402
 from repair_kernels.checkpoints import load_metadata, load_state_dict, save_state_dict  # noqa: E402
 from repair_kernels.cli import main as command_line  # noqa: E402
 from repair_kernels.digests import digest_of_tensors  # noqa: E402
@@ -32,6 +33,7 @@ from repair_kernels.statistics.resuming import Checkpointing  # noqa: E402
 
 Make = Callable[[Path], Path]
 Read = Callable[[Path], Any]
+Edit = Callable[[bytes, random.Random], tuple[str, bytes]]
 State = dict[str, torch.Tensor]
 
 
@@ -44,12 +46,14 @@ class Target:
         read: reads it (or the folder that it lies in)
         attacks: hostile files of its kind
         checked: what `read` returns is the contents' digest, and a file that has one vouches for it
+        edit: names and makes changes some of which leave a file sound; half of the files have them
     """
 
     make: Make
     read: Read
     attacks: Callable[[Path], dict[str, bytes]]
     checked: bool = False
+    edit: Edit | None = None
 
 
 def _network(seed: int) -> torch.nn.Module:
@@ -196,26 +200,8 @@ def _read_images(data: Path) -> int:
 
 def _configuration(folder: Path) -> Path:
     path = folder / "run.toml"
-    path.write_text('quiet = true\n\n[merge-stats]\npartial = true\noutput = "merged"\n')
+    path.write_text(configurations.SOUND)
     return path
-
-
-def _read_configuration(path: Path) -> None:
-    """Run a command whose options a file has; wrong usage ends the program with 2."""
-    code, said = _run(["merge-stats", "--config", str(path), "absent", "-o", "merged"])
-    if code not in (0, 1, 2):
-        raise RuntimeError(f"the program ended with {code}")
-    raise RepairKernelsError(said)
-
-
-def _run(words: list[str]) -> tuple[Any, str]:
-    """Run the command line; return how it ended, and what it said of what is wrong."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        try:
-            return command_line(words), said.getvalue()
-        except SystemExit as end:
-            return end.code, said.getvalue()
 
 
 def _folder_of(read: Read) -> Read:
@@ -254,5 +240,7 @@ TARGETS = {
     "DCP data": Target(_distributed("*.distcp"), _folder_of(_load), hostile.torch_files),
     "image": Target(_image_folder, lambda path: _read_images(path.parents[1]), hostile.images),
     "tar shard": Target(_tar_shard, _read_images, hostile.payloads),
-    "configuration": Target(_configuration, _read_configuration, hostile.texts),
+    "configuration": Target(
+        _configuration, configurations.read, hostile.texts, edit=configurations.edited
+    ),
 }

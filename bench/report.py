@@ -14,7 +14,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import ablation_tables, exactness_tables, scale_tables, tables, zoo_tables  # noqa: E402
+from bench import (  # noqa: E402
+    ablation_tables,
+    exactness_tables,
+    robustness_tables,
+    scale_tables,
+    tables,
+    zoo_tables,
+)
 from bench.tables import read, source  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -61,6 +68,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "cost_memory": tables.cost_memory,
     "errors": tables.errors,
     "moment_errors": tables.moment_errors,
+    "soak": robustness_tables.soak,
+    "fuzz": robustness_tables.fuzz,
     "zoo_summary": zoo_tables.summary,
     "zoo_families": zoo_tables.families,
     "zoo_pins": zoo_tables.pins,

@@ -220,6 +220,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         for width in (1, 2, 4, 8, 16)
     }
     | {
+        f"cifar10_resnet20x{width}_group": _cifar_resnet20(
+            width, options={"width": width, "norm": "group"}, lr=0.1
+        )
+        for width in (1, 4)
+    }
+    | {
         f"cifar10_resnet20x{width}_fixup": _cifar_resnet20(
             width, options={"width": width, "norm": "fixup"}, scalar_lr=0.1
         )

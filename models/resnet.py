@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORMS = ("batch", "layer", "fixup")
+NORMS = ("batch", "layer", "group", "fixup")
 SHORTCUTS = ("option_a", "projection")
+CHANNELS_PER_GROUP = 4
+"""Of a group normalisation."""
 
 
 def _conv(c_in: int, c_out: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -28,6 +30,8 @@ def _norm(kind: str, channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels)
     if kind == "layer":
         return nn.GroupNorm(1, channels)
+    if kind == "group":
+        return nn.GroupNorm(max(1, channels // CHANNELS_PER_GROUP), channels)
     return nn.Identity()
 
 
@@ -108,7 +112,8 @@ class CifarResNet(nn.Module):
     Args:
         blocks: number of blocks of each stage; each stage after the first halves the image.
         channels: number of channels of each stage.
-        norm: "batch", "layer" (over all channels and positions of a sample) or "fixup" (none).
+        norm: "batch", "layer" (over all channels and positions of a sample), "group" (over four
+            channels) or "fixup" (none).
         shortcut: where shapes change: "option_a" (no parameters) or "projection" (1x1 convolution).
         in_channels: channels of the images: 3 for CIFAR, 1 for MNIST.
         classes: number of logits.

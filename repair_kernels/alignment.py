@@ -1,7 +1,7 @@
 """Two endpoints brought into one order, ready to be merged at any alpha and in any variant."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from repair_kernels.batches import Batches, open_batches
 from repair_kernels.calibration.assembly import MergedNetwork, assemble
 from repair_kernels.calibration.assessment import Assessment, assess
 from repair_kernels.calibration.channel_statistics import collect_channels, paired_averages
+from repair_kernels.calibration.folded_function import FoldedDeviation, folded_deviation
 from repair_kernels.calibration.goals import check_restore, goal
 from repair_kernels.calibration.norm_reset import check_has_norms
 from repair_kernels.calibration.variants import (
@@ -24,14 +25,13 @@ from repair_kernels.calibration.variants import (
     correction_taps,
 )
 from repair_kernels.endpoints import capture_pair, choose_device
-from repair_kernels.errors import ArgumentError, CalibrationDataError, CalibrationWarning
-from repair_kernels.evaluation import Path, variance_ratio
+from repair_kernels.errors import CalibrationDataError, CalibrationWarning
 from repair_kernels.graph.network import NetworkGraph, State, state_of
 from repair_kernels.graph.permutation import Permutation, permute_state, tap_indices
 from repair_kernels.graph.verification import function_deviation
 from repair_kernels.interpolation import interpolate_states
 from repair_kernels.matching.matching import check_match_by, match_states
-from repair_kernels.moments import PairedMoments
+from repair_kernels.moments import ChannelMoments, PairedMoments
 from repair_kernels.ranks import ALONE, Ranks
 from repair_kernels.statistics.all_reduce import merged_stats
 from repair_kernels.statistics.collecting import collect
@@ -40,8 +40,6 @@ from repair_kernels.statistics.paired_stats import PairedStats
 VERIFIED_IMAGES = 8
 # Weight sets that share a pass over the data: 20 of a ResNet50's, in float32.
 WEIGHT_BYTES_PER_PASS = 2 * 2**30
-Evaluate = Callable[[nn.Module], Mapping[str, float]]
-Ends = tuple[Mapping[str, float], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -176,63 +174,33 @@ class AlignedPair:
             ranks=self.ranks,
         )
 
-    def sweep(
-        self,
-        evaluate: Evaluate,
-        alphas: Sequence[float],
-        variants: Sequence[str],
-        ends: Ends,
-        *,
-        variance_ratios: bool = True,
-    ) -> Path:
-        """Evaluate every variant at every alpha; `ends` holds the metrics of the endpoints.
+    def folded_deviation(self, alpha: float, merged: MergedNetwork) -> FoldedDeviation | None:
+        """Compare a network that was merged so with one whose corrections are explicit layers."""
+        if not merged.corrected:
+            return None
+        [(aligned, _)] = self.correct([alpha], "none")
+        return folded_deviation(self.graph, merged, aligned, self.data.example[:VERIFIED_IMAGES])
 
-        Args:
-            variance_ratios: whether to measure them, where the data can be read again
-        """
-        points = sorted({0.0, 1.0, *alphas})
-        metrics: dict[str, dict[str, tuple[float, ...]]] = {}
-        ratios: dict[str, dict[str, tuple[float, ...]]] = {}
-        for variant in variants:
-            merged = self.merge_each(points[1:-1], variant)
-            inner = [dict(evaluate(network.model)) for network in merged]
-            rows = [ends[0], *inner, ends[1]]
-            _check_same_metrics(rows)
-            metrics[variant] = {name: tuple(float(row[name]) for row in rows) for name in rows[0]}
-            if variance_ratios and self.data.is_repeatable:
-                found = list(self.variance_ratios_each(points[1:-1], variant))
-                ratios[variant] = {
-                    tap: (1.0, *(at_alpha[tap] for at_alpha in found), 1.0) for tap in self.stats
-                }
-        return Path(tuple(points), metrics, ratios)
-
-    def variance_ratios(self, alpha: float, variant: str) -> dict[str, float]:
-        """Return per tap how much of the endpoints' variance the network at alpha has (§3.1)."""
-        return next(self.variance_ratios_each([alpha], variant))
-
-    def variance_ratios_each(
+    def measured_each(
         self, alphas: Sequence[float], variant: str
-    ) -> Iterator[dict[str, float]]:
-        """Yield the ratios at each alpha; as many as `merge_each` has share a pass."""
-        ends = self.stats if variant == "plain" else self.aligned_stats
+    ) -> Iterator[dict[str, ChannelMoments]]:
+        """Yield the merged network's moments at every tap of `stats`, at each alpha.
+
+        As many as `merge_each` has share a pass over the data.
+        """
         for share in self._shares(alphas):
             merged = self.correct(share, variant)
-            seen = collect_channels(
+            yield from collect_channels(
                 self.graph,
                 [{**state, **corrections.statistics} for state, corrections in merged],
                 self.data,
-                taps=tuple(ends),
+                taps=tuple(self.stats),
                 affines=[corrections.affines for _, corrections in merged],
                 networks=[f"merged at alpha {alpha:g}" for alpha in share],
                 backend=self.backend,
                 stage="variances",
                 ranks=self.ranks,
             )
-            for alpha, found in zip(share, seen, strict=True):
-                yield {
-                    tap: variance_ratio(found[tap].var, held.var_a, held.var_b, alpha)
-                    for tap, held in ends.items()
-                }
 
 
 def align(
@@ -337,16 +305,6 @@ def _warn_of_few_samples(graph: NetworkGraph, stats: PairedStats) -> None:
             CalibrationWarning,
             stacklevel=4,
         )
-
-
-def _check_same_metrics(rows: Sequence[Mapping[str, float]]) -> None:
-    for row in rows:
-        if row.keys() != rows[0].keys():
-            raise ArgumentError(
-                "`evaluate` must return the same metrics for every network; it returned "
-                f"{', '.join(rows[0]) or 'none'} for network a and {', '.join(row) or 'none'} for "
-                "another; return all of them each time"
-            )
 
 
 def _open(

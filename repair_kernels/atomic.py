@@ -1,12 +1,17 @@
-"""Files that are either whole or absent: written beside their place, then moved there."""
+"""Files that are either whole or absent: written beside their place, then moved there.
+
+Each is written in a hidden folder of its own. What its writer puts beside it (safetensors writes a
+temporary file of its own) lies there as well, and goes with the folder, also after a kill.
+"""
 
 from __future__ import annotations
 
 import glob
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 TOKEN = 4
@@ -14,7 +19,7 @@ TOKEN = 4
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path in the same folder, which replaces `path` when the block succeeds.
+    """Yield a temporary path on the same disk, which replaces `path` when the block succeeds.
 
     A reader sees the old file or the new one, never a part. If the block raises, the temporary
     file is removed and what lay at `path` is as before. A symbolic link is followed.
@@ -36,9 +41,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"expected the path of a file to write, but {target} is a folder")
-    temporary = target.with_name(f".{target.stem}-{secrets.token_hex(TOKEN)}{target.suffix}")
+    folder = target.with_name(f".{target.stem}-{secrets.token_hex(TOKEN)}{target.suffix}")
+    temporary = folder / target.name
+    folder.mkdir()
     try:
-        temporary.touch(exist_ok=False)
+        temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # some writers make files that only their owner can read
@@ -47,16 +54,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         if os.name == "posix":
             _flush(target.parent)
     finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove the temporary files of writes to `path` that were killed; none may be under way."""
+    """Remove what writes to `path` that were killed have left; none may be under way."""
     target = Path(os.path.realpath(path))
     pattern = f".{glob.escape(target.stem)}-{'[0-9a-f]' * 2 * TOKEN}{glob.escape(target.suffix)}"
     for leftover in target.parent.glob(pattern):
-        leftover.unlink(missing_ok=True)
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

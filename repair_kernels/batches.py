@@ -17,6 +17,10 @@ from repair_kernels.ranks import ALONE, Ranks
 PIECE_IMAGES = 500
 """As the paper's batches."""
 PIECE_BYTES = 64 * 2**20
+ONE_CLASS = (
+    "all labels of the calibration data are one class, so that the statistics are not those of the "
+    "data at large; calibrate with images of all classes"
+)
 EXAMPLES = 8
 """Images that one rank shows to all, to capture the networks with and to verify on."""
 
@@ -150,6 +154,7 @@ class Batches:
         self.in_step = False
         self._ranks: Ranks | None = None
         self._counted: int | None = None
+        self._classes = _Classes()
 
     def __len__(self) -> int:
         """Return the number of batches where the source knows it, else 0."""
@@ -167,6 +172,19 @@ class Batches:
     def __iter__(self) -> Iterator[Tensor]:
         """Yield inputs on the device, each of the first one's shape but for the batch dimension."""
         return (x for x, _ in self.labelled())
+
+    def doubts(self) -> tuple[str, ...]:
+        """Return what users must be told of data that were read, in words; the same on each rank.
+
+        All ranks call it together.
+        """
+        everyone = [self._classes.span()]
+        if self._ranks is not None:
+            everyone = self._ranks.exchange("classes", everyone[0])
+        spans = [span for span in everyone if span is not None]
+        if not spans or len({number for span in spans for number in span}) > 1 or spans[0][0] < 0:
+            return ()
+        return (ONE_CLASS,)
 
     def pieces(self) -> "Pieces":
         """Return the same images in pieces that do not depend on where the batches end."""
@@ -197,6 +215,8 @@ class Batches:
                 x, labels = x[:left], None if labels is None else labels[:left]
                 left -= len(x)
             n_images += len(x)
+            if self._counted is None:
+                self._classes.add(labels, len(x))
             if len(x):
                 yield self._placed(x), None if labels is None else self._placed(labels)
             if self._ranks is not None and not self.in_step:
@@ -228,6 +248,33 @@ class Batches:
         self.example, self.is_repeatable, self._ranks = example, is_repeatable, ranks
         if len(self.first) == 0:
             self.first = example
+
+
+class _Classes:
+    """The least and the largest class number of a pass over the data."""
+
+    def __init__(self) -> None:
+        self._span: Tensor | None = None
+        self._are_all_labelled = True
+
+    def add(self, labels: Tensor | None, n_images: int) -> None:
+        if n_images == 0:
+            return
+        if labels is None:
+            self._are_all_labelled = False
+        else:
+            both = torch.stack(labels.detach().long().aminmax())
+            held = both if self._span is None else torch.cat([self._span, both])
+            self._span = torch.stack(held.aminmax())
+
+    def span(self) -> tuple[int, int] | None:
+        """Return both, (-1, -1) if some images had none, and None if there was no image."""
+        if not self._are_all_labelled:
+            return -1, -1
+        if self._span is None:
+            return None
+        low, high = self._span.tolist()
+        return low, high
 
 
 class Pieces:

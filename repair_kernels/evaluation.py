@@ -37,6 +37,7 @@ class Path:
             the endpoints' own
         variance_ratios: for each variant that was measured so, and each tap in network order, the
             ratio of `variance_ratio`, one per alpha
+        warnings: what is doubtful about the path, in words
 
     Raises:
         ArgumentError: when `alphas` do not rise from 0 to 1, or `metrics` has no variant, no
@@ -52,6 +53,7 @@ class Path:
     alphas: tuple[float, ...]
     metrics: Mapping[str, Mapping[str, tuple[float, ...]]]
     variance_ratios: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         rising = all(
@@ -219,7 +221,8 @@ class Path:
     def table(self) -> str:
         """Return the path as a text table: for each metric the midpoint and barrier by variant.
 
-        Where a variant is worse than aligning only ("none"), a line below says at which alphas.
+        Where a variant is worse than aligning only ("none"), a line below says at which alphas;
+        `warnings` come last.
         """
         index = self.alphas.index(self.middle)
         width = max(len(name) for name in (*self.variants, *self.metric_names))
@@ -236,7 +239,7 @@ class Path:
                 if worse and variant != "plain":
                     lines.append(f"{variant} is worse than aligning only at alpha {worse}")
             lines.append("")
-        return "\n".join(lines[:-1])
+        return "\n".join([*lines, *self.warnings]).rstrip("\n")
 
     def to_csv(self, file: str | os.PathLike[str]) -> None:
         """Write the curves, one row per variant and alpha, one column per metric.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from repair_kernels.alignment import AlignedPair, Evaluate, align
+from repair_kernels.alignment import AlignedPair, align
 from repair_kernels.calibration.assessment import check_on_worse, closed_form_premise
 from repair_kernels.calibration.variants import check_variant
 from repair_kernels.endpoints import check_alpha, choose_device, preserved_rng
@@ -20,9 +20,9 @@ from repair_kernels.ranks import Ranks
 from repair_kernels.repair_report import (
     RepairReport,
     RepairResult,
-    report_warnings,
     unlike_scales,
 )
+from repair_kernels.sweeping import Evaluate, sweep_pair
 
 
 def repair(
@@ -69,7 +69,8 @@ def repair(
         n_samples: how many images to use at most
         device, precision, backend, progress: see `compute_stats`
         verify: run the permuted b beside b in float64 on a few images, and stop if their functions
-            differ; see `NetworkGraph.verify`
+            differ, see `NetworkGraph.verify`; and the merged network beside one whose corrections
+            are layers of their own
         assess: measure the corrected network on the calibration data: how exactly it meets its
             goals, and its loss beside that of the network that was aligned only (cross-entropy if
             batches have labels, else the divergence from the endpoints); takes one more pass, and
@@ -115,15 +116,20 @@ def repair(
             ranks=ranks,
         )
         merged = pair.merge(alpha, variant, add_bias=add_bias)
+        folded = pair.folded_deviation(alpha, merged) if verify else None
         found = pair.assess(alpha, variant, merged) if assess else None
         if found is not None and found.is_worse and on_worse == "aligned":
             kept = pair.merge(alpha, "none")
         else:
             kept = merged
+        said = pair.data.doubts()
+    if folded is not None:
+        said += folded.doubts()
     report = RepairReport(
         variant=variant,
         alpha=alpha,
         permutation_deviation=pair.deviation,
+        folding_deviation=None if folded is None else folded.found,
         matched_correlation=matched_correlation(pair.stats, pair.graph.groups, pair.permutations),
         corrected=kept.corrected,
         explicit=kept.explicit,
@@ -137,7 +143,8 @@ def repair(
         balance=pair.balance,
         warnings=(),
     )
-    said = report_warnings(report, found)
+    if found is not None and found.is_worse:
+        said += (found.worse(report.returned),)
     for warning in said:
         warnings.warn(warning, CalibrationWarning, stacklevel=2)
     premise = closed_form_premise(report.exactness) if variant == "closed_form" else ()
@@ -215,7 +222,11 @@ def sweep(
             ranks=ranks,
         )
         ends = (dict(evaluate(model_a)), dict(evaluate(model_b)))
-        return pair.sweep(evaluate, points, chosen, ends, variance_ratios=variance_ratios)
+        path = sweep_pair(pair, evaluate, points, chosen, ends, variance_ratios=variance_ratios)
+        said = pair.data.doubts()
+    for doubt in said:
+        warnings.warn(doubt, CalibrationWarning, stacklevel=2)
+    return replace(path, warnings=(*said, *path.warnings))
 
 
 def _dead_in_both(pair: AlignedPair, tap: str) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from repair_kernels.balancing import BalanceReport
-from repair_kernels.calibration.assessment import Assessment, Exactness
+from repair_kernels.calibration.assessment import Exactness
 from repair_kernels.calibration.output_losses import Losses
 from repair_kernels.graph.permutation import Permutation
 from repair_kernels.statistics.paired_stats import PairedStats
@@ -29,6 +29,9 @@ class RepairReport:
         dead_channels: by corrected tap, how many channels were left uncorrected because both
             endpoints' are dead
         n_images: how many images the statistics saw
+        folding_deviation: largest difference of the corrected network's output to that of the same
+            network whose corrections are layers of their own, in float64 on a few images, relative
+            to the largest output; None if `verify` was off or nothing was corrected
         norms_reset: how many BatchNorms have new statistics (variant "reset_norm")
         exactness: by corrected tap, how far the corrected network is from eqs. (3) and (4), folded
             and in evaluation mode, whether it is returned or not; empty if it was not assessed
@@ -50,6 +53,7 @@ class RepairReport:
     explicit: tuple[str, ...]
     dead_channels: Mapping[str, int]
     n_images: int
+    folding_deviation: float | None = None
     norms_reset: int = 0
     exactness: Mapping[str, Exactness] = field(default_factory=dict)
     losses: Losses | None = None
@@ -70,12 +74,14 @@ class RepairReport:
         deviation = self.permutation_deviation
         verified = "not verified" if deviation is None else f"deviates by {deviation:.1e}"
         mean = sum(self.matched_correlation.values()) / max(1, len(self.matched_correlation))
+        folded = self.folding_deviation
+        folding = "" if folded is None else f"; folding the others deviates by {folded:.1e}"
         lines = [
             f"variant {self.variant} at alpha {self.alpha:g}, statistics of {self.n_images} images",
             f"permutation: {len(self.matched_correlation)} groups, mean matched correlation "
             f"{mean:.3f}, the permuted network {verified}",
             f"corrected: {len(self.corrected)} taps, of which explicit layers: "
-            f"{', '.join(self.explicit) or 'none'}",
+            f"{', '.join(self.explicit) or 'none'}{folding}",
             f"dead channels left alone: {sum(self.dead_channels.values())}",
         ]
         if self.balance is not None and not math.isnan(self.balance.ratio):
@@ -120,13 +126,6 @@ class RepairResult:
     permutations: Mapping[str, Permutation]
     stats: PairedStats
     report: RepairReport
-
-
-def report_warnings(report: RepairReport, found: Assessment | None) -> tuple[str, ...]:
-    """Return what a user must be told of a calibration."""
-    if found is None:
-        return ()
-    return found.warnings(report.returned)
 
 
 UNLIKE = 1.5

@@ -31,7 +31,7 @@ LAYERS = (
         "metrics",
         "evaluation",
     ),
-    ("alignment", "repair_report", "pipeline"),
+    ("alignment", "sweeping", "repair_report", "pipeline"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
-from repair_kernels.batches import Batches, in_pieces, input_of, piece_size
+from repair_kernels.batches import ONE_CLASS, Batches, in_pieces, input_of, piece_size
 from repair_kernels.errors import CalibrationDataError
 
 Labelled = namedtuple("Labelled", ["image", "label"])
@@ -224,3 +224,48 @@ def test_labels_of_a_dict_are_its_second_item():
     [(_, labels)] = Batches([{"image": IMAGES, "label": LABELS.int()}]).labelled()
     assert torch.equal(labels, LABELS.int())
     assert [y for _, y in Batches([IMAGES]).labelled()] == [None]
+
+
+def labelled(*classes: list[int] | None) -> Batches:
+    """Return data of one batch for each list of labels; None: a batch of one without labels."""
+    data = Batches(
+        [
+            torch.zeros(1, 2) if held is None else (torch.zeros(len(held), 2), torch.tensor(held))
+            for held in classes
+        ]
+    )
+    assert len(list(data)) == len(classes)
+    return data
+
+
+@pytest.mark.parametrize("classes", [([3, 3], [3]), ([0],)])
+def test_data_of_one_class_are_doubtful(classes):
+    assert labelled(*classes).doubts() == (ONE_CLASS,)
+
+
+@pytest.mark.parametrize("classes", [([3, 3], [2]), ([3], None), (None, None), ([-1, -1],)])
+def test_data_of_several_classes_or_of_unknown_ones_are_not(classes):
+    assert labelled(*classes).doubts() == ()
+
+
+@pytest.mark.parametrize(
+    ("other", "doubts"), [([[3]], (ONE_CLASS,)), ([[4]], ()), ([None], ()), ([[]], (ONE_CLASS,))]
+)
+def test_the_classes_of_all_ranks_count(other, doubts):
+    class Both:
+        def wait(self) -> None: ...
+        def meet(self) -> None: ...
+        def exchange(self, topic: str, said: object) -> list[object]:
+            return [said, *theirs]
+
+    data = Batches([(torch.zeros(2, 2), torch.tensor([3, 3]))])
+    data.share(data.example, is_repeatable=True, ranks=Both())  # type: ignore[arg-type]
+    list(data)
+    theirs = [span_of(*other)]
+    assert data.doubts() == doubts
+
+
+def span_of(labels: list[int] | None) -> tuple[int, int] | None:
+    if labels is None:
+        return -1, -1
+    return (min(labels), max(labels)) if labels else None

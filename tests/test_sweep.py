@@ -9,8 +9,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import repair_kernels as rk
+from models.datasets import load_embedded_fashion, normalise
+from models.pretrained import load_pair
 from repair_kernels.alignment import align
-from repair_kernels.errors import ArgumentError, NonFiniteActivationError
+from repair_kernels.errors import ArgumentError, CalibrationWarning, NonFiniteActivationError
 from tests.merging import VARIANTS, Counted, evaluate, mlps
 from tests.networks import assert_same, snapshot
 
@@ -209,3 +211,33 @@ def test_metrics_that_change_along_the_path_are_refused() -> None:
     metrics = iter([{"loss": 1.0}, {"loss": 1.0}, {"error": 1.0}])
     with pytest.raises(ArgumentError, match="returned loss for network a and error for another"):
         rk.sweep(a, b, [x], lambda model: next(metrics), alphas=[0.5], variants=["none"])
+
+
+# What is doubtful
+
+
+def test_labels_of_one_class_are_said_by_a_sweep_as_well() -> None:
+    a, b, x = mlps()
+    labels = torch.zeros(len(x), dtype=torch.int64)
+    with pytest.warns(CalibrationWarning, match="all labels .* are one class"):
+        path = rk.sweep(a, b, [(x, labels)], evaluate, alphas=[0.5], variants=("none",))
+    assert "are one class" in path.table()
+    labels[-1] = 1
+    assert rk.sweep(a, b, [(x, labels)], evaluate, alphas=[0.5], variants=("none",)).warnings == ()
+
+
+def test_a_sweep_says_where_the_closed_forms_premise_fails() -> None:
+    a, b = load_pair("fashion_mlp10")
+    images, _ = load_embedded_fashion("train")
+    x = normalise(images[::8], "fashion")
+
+    def nothing(model: nn.Module) -> dict[str, float]:
+        return {"loss": 0.0}
+
+    chosen = ("closed_form", "sequential")
+    path = rk.sweep(a, b, [x], nothing, alphas=[0.1, 0.5], variants=chosen)
+    report = rk.repair(a, b, [x], alpha=0.5, variant="closed_form", on_worse="warn").report
+    [premise] = [said for said in report.warnings if "premise" in said]
+    assert f"at alpha 0.5 {premise}" in path.warnings
+    assert all("premise" in said for said in path.warnings)
+    assert path.table().endswith(path.warnings[-1])

@@ -14,6 +14,8 @@ from bench.paper.run import run
 from bench.paper.sizes import SIZES
 from bench.paper.sources import Settings
 from models.run import PRECISIONS
+from repair_kernels.devices import check_device
+from repair_kernels.errors import ArgumentError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, help="stop after that time; the next run goes on")
     add("--train-only", action="store_true", help="train the endpoints, measure nothing")
     add("--compile", action="store_true", help="compile networks for training")
-    add("--device", type=torch.device, help="default: cuda where there is one, else cpu")
+    add("--device", help="default: cuda where there is one, else cpu")
     add("--threads", type=int, help="CPU threads")
     add("--out", type=Path, help="folder of the results (default: bench/results/paper)")
     add("--endpoints", type=Path, help="folder of endpoints (default: runs/paper)")
@@ -50,10 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 1 if a point failed, 3 if time ran out or something was not there.
     """
-    options = parser().parse_args(arguments)
+    made = parser()
+    options = made.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    device = options.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = check_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except ArgumentError as error:
+        made.error(str(error))
     settings = Settings(
         SIZES[options.size],
         device=device,

@@ -13,6 +13,7 @@ from bench.paper.experiments import Experiment, Point
 from bench.paper.sizes import Size
 from bench.paper.ways import WAYS, aligned_for, variants_of
 from repair_kernels.alignment import AlignedPair, align
+from repair_kernels.sweeping import variance_ratios
 
 FILTERS = 16
 Check = Callable[[], None]
@@ -64,7 +65,7 @@ def collapse(pair: AlignedPair, variant: str) -> dict[str, float]:
     """Return the share of the endpoints' variance at every activation and block, at alpha = .5."""
     return {
         tap: round(ratio, 5)
-        for tap, ratio in pair.variance_ratios(0.5, variant).items()
+        for tap, ratio in variance_ratios(pair, 0.5, variant).items()
         if pair.graph.tap(tap).kind in ("activation", "block")
     }
 

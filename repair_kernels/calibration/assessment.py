@@ -59,13 +59,11 @@ class Assessment:
         exactness: by corrected tap; empty if the corrected network overflows
         losses: of the aligned and the corrected network; None if the corrected one overflows
         overflow: which activation of the corrected network is not finite, if any is
-        single_class: whether all labels are one class
     """
 
     exactness: Mapping[str, Exactness]
     losses: Losses | None
     overflow: str | None
-    single_class: bool
 
     @property
     def is_worse(self) -> bool:
@@ -87,18 +85,6 @@ class Assessment:
                 "the corrected network is returned (`on_worse='aligned'` returns the aligned one)"
             )
         return f"{what}; {kept}"
-
-    def warnings(self, returned: str) -> tuple[str, ...]:
-        """Return what a user must be told, whichever network is returned."""
-        said = []
-        if self.single_class:
-            said.append(
-                "all labels of the calibration data are one class, so that the statistics are not "
-                "those of the data at large; calibrate with images of all classes"
-            )
-        if self.is_worse:
-            said.append(self.worse(returned))
-        return tuple(said)
 
 
 MISSED = 0.5
@@ -165,7 +151,7 @@ def assess(
         ranks.wait()
     for said in ranks.exchange("overflow", overflow):
         if said is not None:
-            return Assessment({}, None, said, False)
+            return Assessment({}, None, said)
     seen = merged_channels(own, ranks)
     comparison.merge(ranks)
     if comparison.is_partial:
@@ -176,8 +162,8 @@ def assess(
                 states = [as_mapping(s, batch.device) for s in (aligned, *ends)]
                 comparison.add(network.run(batch), execute(graph, states, batch), None)
         comparison.merge(ranks)
-    exactness = {tap: _exactness(seen[tap], wanted) for tap, wanted in goals.items()}
-    return Assessment(exactness, comparison.result(), None, comparison.single_class)
+    exactness = {tap: exactness_of(seen[tap], wanted) for tap, wanted in goals.items()}
+    return Assessment(exactness, comparison.result(), None)
 
 
 class _Watched:
@@ -220,6 +206,17 @@ class _Watched:
         return [value]
 
 
+def exactness_of(moments: ChannelMoments, wanted: Goal) -> Exactness:
+    """Return how far a tap's channels are from their goals."""
+    std, mean = wanted.std.to(moments.mean), wanted.mean.to(moments.mean)
+    live = ~(moments.dead | wanted.dead.to(moments.mean.device))
+    if not bool(live.any()):
+        return Exactness(0.0, 0.0, live.numel())
+    mean_error = (moments.mean - mean)[live].abs() / std[live]
+    std_error = (moments.std[live] / std[live] - 1).abs()
+    return Exactness(float(mean_error.max()), float(std_error.max()), int((~live).sum()))
+
+
 def check_on_worse(on_worse: str | None, *, optional: bool = False) -> None:
     """Check what is to be done if a calibration makes the loss worse.
 
@@ -233,13 +230,3 @@ def check_on_worse(on_worse: str | None, *, optional: bool = False) -> None:
         raise ArgumentError(
             f"`on_worse` must be one of {', '.join(map(repr, known))}; got {on_worse!r}"
         )
-
-
-def _exactness(moments: ChannelMoments, wanted: Goal) -> Exactness:
-    std, mean = wanted.std.to(moments.mean), wanted.mean.to(moments.mean)
-    live = ~(moments.dead | wanted.dead.to(moments.mean.device))
-    if not bool(live.any()):
-        return Exactness(0.0, 0.0, live.numel())
-    mean_error = (moments.mean - mean)[live].abs() / std[live]
-    std_error = (moments.std[live] / std[live] - 1).abs()
-    return Exactness(float(mean_error.max()), float(std_error.max()), int((~live).sum()))

@@ -151,16 +151,21 @@ def calibrate(
             ranks=ranks,
         )
         network = assemble(model_a, graph, merged, corrections, add_bias=add_bias)
-        if on_worse is None or not network.is_changed or not data.is_repeatable:
-            return network.model
-        ends = state_a, state_b
-        goals = {}
-        if variant == "closed_form":
-            goals = {tap: goal(stats[tap].to(device), alpha) for tap in network.corrected}
-        found = assess(
-            graph, network, merged, ends, goals, data, alpha, backend=backend, ranks=ranks
-        )
-    returned = "aligned" if found.is_worse and on_worse == "aligned" else "corrected"
-    for said in (*found.warnings(returned), *closed_form_premise(found.exactness)):
-        warnings.warn(said, CalibrationWarning, stacklevel=2)
-    return with_state(model_a, merged) if returned == "aligned" else network.model
+        found = None
+        if on_worse is not None and network.is_changed and data.is_repeatable:
+            ends = state_a, state_b
+            goals = {}
+            if variant == "closed_form":
+                goals = {tap: goal(stats[tap].to(device), alpha) for tap in network.corrected}
+            found = assess(
+                graph, network, merged, ends, goals, data, alpha, backend=backend, ranks=ranks
+            )
+        said = list(data.doubts())
+    returned = "corrected"
+    if found is not None and found.is_worse:
+        returned = "aligned" if on_worse == "aligned" else "corrected"
+        said.append(found.worse(returned))
+    said += closed_form_premise(found.exactness) if found is not None else ()
+    for warning in said:
+        warnings.warn(warning, CalibrationWarning, stacklevel=2)
+    return network.model if returned == "corrected" else with_state(model_a, merged)

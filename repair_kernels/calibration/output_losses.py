@@ -74,12 +74,6 @@ class LossComparison:
         self._n = 0
         self._sums: Tensor | None = None
         self._size: Tensor | float = 0.0
-        self._classes: tuple[int, int] | None = None
-
-    @property
-    def single_class(self) -> bool:
-        """Whether there were labels, all of them the same."""
-        return self._classes is not None and self._classes[0] == self._classes[1]
 
     def needs_ends(self, output: object, labels: Tensor | None) -> bool:
         """Tell whether a batch's loss needs the endpoints' outputs, for its labels do not tell."""
@@ -89,12 +83,10 @@ class LossComparison:
         low, high = -1, -1
         if self._use_labels and labels is not None and logits.dim() == 2:
             low, high = int(labels.min()), int(labels.max())
-        if not 0 <= low <= high < logits.shape[-1]:
-            self.is_partial = self._kind == CROSS_ENTROPY
-            return not self.is_partial
-        held = self._classes or (low, high)
-        self._classes = min(low, held[0]), max(high, held[1])
-        return False
+        if 0 <= low <= high < logits.shape[-1]:
+            return False
+        self.is_partial = self._kind == CROSS_ENTROPY
+        return not self.is_partial
 
     def add(self, corrected: object, outputs: list[object], labels: Tensor | None) -> None:
         """Take the outputs for one batch.
@@ -137,7 +129,7 @@ class LossComparison:
     def merge(self, ranks: Ranks) -> None:
         """Take in what the other ranks saw."""
         sums = None if self._sums is None else self._sums.tolist()
-        own = self._kind, self._n, sums, float(self._size), self._classes, self.is_partial
+        own = self._kind, self._n, sums, float(self._size), self.is_partial
         told = [one for one in ranks.exchange("losses", own) if one[0] is not None]
         if not told:
             return
@@ -148,10 +140,7 @@ class LossComparison:
         [self._kind] = kinds
         self._n = sum(n for _, n, *_ in told)
         self._sums = torch.tensor([each[2] for each in told], dtype=torch.float64).sum(0)
-        self._size = sum(size for *_, size, _, _ in told)
-        classes = [held for *_, held, _ in told if held is not None]
-        if classes:
-            self._classes = min(low for low, _ in classes), max(high for _, high in classes)
+        self._size = sum(size for *_, size, _ in told)
 
     def result(self) -> Losses | None:
         """Return the mean losses; None without images, or of some images only."""

@@ -14,6 +14,7 @@ Paths are relative to the current folder, as on the command line.
 import argparse
 import difflib
 import json
+import reprlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -135,7 +136,7 @@ def _words(name: str, action: argparse.Action, value: Any) -> Iterator[str]:
     """Yield the command-line words that say the same as an entry of the file."""
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise ValueError(f"`{name}` must be true or false; got {value!r}")
+            raise ValueError(f"`{name}` must be true or false; got {reprlib.repr(value)}")
         if value:
             yield f"--{name}"
         elif isinstance(action, argparse.BooleanOptionalAction):
@@ -143,14 +144,20 @@ def _words(name: str, action: argparse.Action, value: Any) -> Iterator[str]:
         return
     is_repeatable = isinstance(action, argparse._AppendAction)
     if action.metavar == PAIR and isinstance(value, dict):
-        value = [f"{key}={json.dumps(held)}" for key, held in value.items()]
+        try:
+            value = [f"{key}={json.dumps(held)}" for key, held in value.items()]
+        except RecursionError as error:
+            raise ValueError(
+                f"`{name}` must be a table of values; got {reprlib.repr(value)}, which is nested "
+                "too deeply; write it flat"
+            ) from error
     elif action.metavar == "C,H,W" and isinstance(value, list):
         value = ",".join(map(str, value))
     values = value if is_repeatable and isinstance(value, list) else [value]
     for one in values:
         if isinstance(one, bool) or not isinstance(one, str | int | float):
             allowed = "a text, a number, or a list of them" if is_repeatable else "a text or number"
-            raise ValueError(f"`{name}` must be {allowed}; got {one!r}")
+            raise ValueError(f"`{name}` must be {allowed}; got {reprlib.repr(one)}")
         yield f"--{name}={one}"
 
 

@@ -22,6 +22,7 @@ from repair_kernels.plotting import (
     plot_filters,
     plot_variance_collapse,
 )
+from repair_kernels.sweeping import sweep_pair, variance_ratios
 
 DEMO_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DEMO_ROWS = {
@@ -82,7 +83,7 @@ def run_demo(options: argparse.Namespace, process: Process) -> Result:
     evaluate = classifier_metrics(measured)
     pair = align(model_a, model_b, calibration, variants=tuple(DEMO_ROWS))
     ends = (evaluate(model_a), evaluate(model_b))
-    path = pair.sweep(evaluate, DEMO_ALPHAS, tuple(DEMO_ROWS), ends)
+    path = sweep_pair(pair, evaluate, DEMO_ALPHAS, tuple(DEMO_ROWS), ends)
     folder.mkdir(parents=True, exist_ok=True)
     _write_demo(pair, path, folder)
     seconds = time.perf_counter() - started
@@ -126,7 +127,7 @@ def _write_demo(pair: AlignedPair, path: Path, folder: FilePath) -> None:
         },
     )
     plot_barrier(labelled, folder / "barrier.png")
-    ratios = {DEMO_ROWS[v]: pair.variance_ratios(0.5, v) for v in ("none", "forward")}
+    ratios = {DEMO_ROWS[v]: variance_ratios(pair, 0.5, v) for v in ("none", "forward")}
     plot_variance_collapse(ratios, folder / "variance_collapse.png")
     group = list(pair.graph.groups.values())[-1]
     plot_correlation(

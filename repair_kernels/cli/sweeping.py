@@ -115,6 +115,7 @@ def run_sweep(options: argparse.Namespace, process: Process) -> Result:
             "metrics": path.metrics,
             "barriers": barriers,
             "variance_ratios": path.variance_ratios,
+            "warnings": path.warnings,
         },
     )
 

@@ -56,9 +56,9 @@ def function_deviation(
     _check_values({**state, **graph.constants})
     widths = {name: graph.tap(name).channels for name in graph.taps}
     moved = tap_indices(graph.groups, permutations, widths)
-    states = [_widened(as_mapping(s, batch.device)) for s in (state, permuted)]
+    states = [widened(as_mapping(s, batch.device)) for s in (state, permuted)]
     generator = torch.Generator().manual_seed(0)
-    jittered = {name: _jittered(tensor, generator) for name, tensor in states[0].items()}
+    states.append({name: jittered(tensor, generator) for name, tensor in states[0].items()})
 
     def compare(tap: Tap, values: list[Tensor]) -> None:
         index = moved[tap.name].to(batch.device)
@@ -67,10 +67,8 @@ def function_deviation(
         _check_deviation(values, tap.name)
 
     with torch.no_grad():
-        outputs = execute(
-            graph, [*states, jittered], _widen(batch), compare, graph.taps, torch.float64
-        )
-    tensors = [_tensors(output) for output in outputs]
+        outputs = execute(graph, states, widen(batch), compare, graph.taps, torch.float64)
+    tensors = [tensors_in(output) for output in outputs]
     return max(
         (_check_deviation(list(values), None) for values in zip(*tensors, strict=True)),
         default=0.0,
@@ -82,7 +80,7 @@ def _check_deviation(values: list[Tensor], tap: str | None) -> float:
     expected, permuted, jittered = values
     if not expected.is_floating_point() or expected.numel() == 0:
         return 0.0
-    deviation, rounding = (_relative(expected, other) for other in (permuted, jittered))
+    deviation, rounding = (relative_deviation(expected, other) for other in (permuted, jittered))
     limit = min(MARGIN * max(FLOOR, rounding), CHAOS)
     if deviation <= limit:
         return deviation
@@ -102,7 +100,7 @@ def _check_deviation(values: list[Tensor], tap: str | None) -> float:
     )
 
 
-def _relative(expected: Tensor, other: Tensor) -> float:
+def relative_deviation(expected: Tensor, other: Tensor) -> float:
     """Return the largest difference relative to the largest finite value; equal infinities pass."""
     difference = torch.where(expected == other, 0.0, (expected - other).abs())
     largest = torch.where(expected.isfinite(), expected.abs(), 0.0).max()
@@ -136,26 +134,29 @@ def _check_values(state: State) -> None:
         )
 
 
-def _widen(tensor: Tensor) -> Tensor:
+def widen(tensor: Tensor) -> Tensor:
+    """Return floats in float64, anything else as it is."""
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _widened(state: State) -> State:
-    return {name: _widen(tensor) for name, tensor in state.items()}
+def widened(state: State) -> State:
+    """Return a weight set in float64."""
+    return {name: widen(tensor) for name, tensor in state.items()}
 
 
-def _jittered(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Return values that are off by one rounding of float64, up or down at random."""
+def jittered(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Return values that are off by one rounding of their dtype, up or down at random."""
     if not tensor.is_floating_point():
         return tensor
     signs = 2 * torch.randint(0, 2, tensor.shape, generator=generator, dtype=tensor.dtype) - 1
     return tensor * (1 + torch.finfo(tensor.dtype).eps * signs.to(tensor.device))
 
 
-def _tensors(output: Any) -> list[Tensor]:
+def tensors_in(output: Any) -> list[Tensor]:
+    """Return the tensors of a network's output, in order."""
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, Mapping):
         output = list(output.values())
     found = output if isinstance(output, list | tuple) else ()
-    return [tensor for value in found for tensor in _tensors(value)]
+    return [tensor for value in found for tensor in tensors_in(value)]

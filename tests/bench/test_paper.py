@@ -243,3 +243,10 @@ def test_every_way_of_an_experiment_is_known() -> None:
     for experiment in EXPERIMENTS.values():
         for point in experiment.points:
             assert set(point.ways or experiment.ways) <= set(WAYS)
+
+
+def test_a_device_that_is_not_here_is_wrong_usage(capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--size", "smoke", "--device", "nowhere"])
+    assert stopped.value.code == 2
+    assert "`device` must be one that PyTorch finds here; got 'nowhere'" in capsys.readouterr().err

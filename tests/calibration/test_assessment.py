@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -309,11 +310,20 @@ def test_calibrate_says_so_too_and_returns_what_it_is_asked_for() -> None:
     assert_same(snapshot(rk.interpolate(a, b, alpha=0.5)), snapshot(refused))
 
 
-@pytest.mark.parametrize("merge", [rk.calibrate, rk.repair])
+@pytest.mark.parametrize(
+    "merge",
+    [
+        partial(rk.calibrate, variant="forward"),
+        partial(rk.calibrate, variant="closed_form", on_worse=None),
+        partial(rk.repair, variant="forward"),
+        partial(rk.repair, variant="sequential", assess=False),
+        partial(rk.repair, variant="none"),
+    ],
+)
 def test_labels_of_one_class_are_said(merge) -> None:
     a, b, x, _ = labelled(60)
     with pytest.warns(CalibrationWarning, match="are one class.*calibrate with images of all"):
-        merge(a, b, [(x, torch.full((60,), 3))], variant="forward")
+        merge(a, b, [(x[:30], torch.full((30,), 3)), (x[30:], torch.full((30,), 3))])
 
 
 def test_an_unknown_answer_to_a_worse_loss_is_refused() -> None:

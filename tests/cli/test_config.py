@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from repair_kernels.cli import config
 from repair_kernels.cli.parser import parse
 
 REQUIRED = """\
@@ -85,6 +86,10 @@ def test_what_is_there_already_need_not_be_on_the_command_line(tmp_path: Path) -
         ("json = 1", "`json` must be true or false; got 1"),
         ("alpha = true", "`alpha` must be a text or number; got True"),
         ("alpha = [1, 2]", r"`alpha` must be a text or number; got [1, 2]"),
+        (
+            "a" + ".a" * 4_000 + " = 1",
+            "`a` must be a text or number; got " + "{'a': " * 6 + "{...}",
+        ),
         ("tap = [[1]]", "`tap` must be a text, a number, or a list of them; got [1]"),
         ("alpha = 'much'", "argument --alpha: invalid float value: 'much'"),
         ("variant = 'forwards'", "argument --variant: invalid choice: 'forwards'"),
@@ -100,6 +105,17 @@ def test_what_is_wrong_with_a_file_is_wrong_usage(tmp_path, capsys, text, said) 
         parsed(tmp_path, text)
     assert error.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_table_that_is_too_deep_for_json_is_wrong_usage(tmp_path, capsys, monkeypatch) -> None:
+    def too_deep(value: object) -> str:
+        raise RecursionError
+
+    monkeypatch.setattr(config.json, "dumps", too_deep)
+    with pytest.raises(SystemExit):
+        parsed(tmp_path, f"{REQUIRED}model-arg.a.a = 1\n")
+    said = capsys.readouterr().err
+    assert "`model-arg` must be a table of values; got {'a': {'a': 1}}, which is nested too" in said
 
 
 def test_an_absent_file_is_wrong_usage(capsys) -> None:

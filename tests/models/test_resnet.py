@@ -149,7 +149,10 @@ def test_double_width_doubles_the_stem_and_the_features() -> None:
     [
         (lambda: resnet.cifar_resnet(21), "`depth` must be 6n"),
         (lambda: resnet.cifar_resnet(20, width=0), "`width` must be a positive multiplier, got 0"),
-        (lambda: resnet.cifar_resnet(20, norm="group"), "`norm` must be one of .* got 'group'"),
+        (
+            lambda: resnet.cifar_resnet(20, norm="instance"),
+            "`norm` must be one of .* got 'instance'",
+        ),
         (lambda: resnet.cifar_resnet(20, shortcut="b"), "`shortcut` must be one of .* got 'b'"),
         (lambda: resnet.cifar_resnet18(width=0), "`width` must be"),
         (lambda: resnet.imagenet_resnet50(width=-1), "`width` must be"),
