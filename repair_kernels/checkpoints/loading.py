@@ -86,9 +86,15 @@ def _prefixes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> li
     """Return behind which prefixes all of a model's names are, where they are not there as such."""
     if not _missing(expected, state):
         return []
-    least = len({_identity(x) for key, x in expected.items() if not key.endswith(COUNTER)})
-    found = prefixes_in(state, least)
-    return [prefix for prefix in found if not _missing(expected, under_prefix(state, prefix))]
+    tied: dict[tuple[Any, ...], list[str]] = {}
+    for key, tensor in expected.items():
+        if not key.endswith(COUNTER):
+            tied.setdefault(_identity(tensor), []).append(key)
+    return [
+        prefix
+        for prefix in prefixes_in(state)
+        if all(any(prefix + key in state for key in keys) for keys in tied.values())
+    ]
 
 
 def _may_be_meant(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], prefix: str) -> bool:

@@ -1,7 +1,6 @@
 """Where in a checkpoint the state dict is: under which key, and behind which wrapper's prefix."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,17 +117,17 @@ def unwrapped(
         versions = without_prefix(versions, prefix)
 
 
-def prefixes_in(state: Mapping[str, Any], least: int) -> list[str]:
-    """Return what stands before a dot in so many names at least, in order of the names."""
-    counts: Counter[str] = Counter()
-    for name in state:
+def prefixes_in(names: Iterable[str]) -> list[str]:
+    """Return all that stands before a dot in names, in their order."""
+    found: dict[str, None] = {}
+    for name in names:
         at = -1
         for _ in range(DEEPEST):
             at = name.find(".", at + 1)
             if at < 0:
                 break
-            counts[name[: at + 1]] += 1
-    return [prefix for prefix, count in counts.items() if count >= least]
+            found[name[: at + 1]] = None
+    return list(found)
 
 
 def under_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:

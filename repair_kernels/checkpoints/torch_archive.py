@@ -69,10 +69,10 @@ class _Archive:
     """The records of an archive, none of which is larger than the file."""
 
     def __init__(self, path: Path):
-        self._path = path
+        self._largest = path.stat().st_size
         self._storages: dict[str, Tensor] = {}
-        with zipfile.ZipFile(path) as archive:
-            self._entries = {entry.filename: entry for entry in archive.infolist()}
+        self._file = zipfile.ZipFile(path)  # Open as long as there are tensors to be read.
+        self._entries = {entry.filename: entry for entry in self._file.infolist()}
         pickles = [n for n in self._entries if n.count("/") == 1 and n.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError(f"an archive with {len(pickles)} records `data.pkl` in place of one")
@@ -100,8 +100,7 @@ class _Archive:
 
     def _read(self, name: str) -> bytes:
         entry = self._entry(name)
-        with zipfile.ZipFile(self._path) as archive:
-            data = archive.read(entry)
+        data = self._file.read(entry)
         if len(data) != entry.file_size:
             raise ValueError(f"the record {name} is shorter than it says")
         return data
@@ -113,7 +112,7 @@ class _Archive:
         is_plain = entry.compress_type == zipfile.ZIP_STORED
         if not is_plain or entry.file_size != entry.compress_size:
             raise ValueError(f"the record {name} is compressed")
-        if entry.header_offset + entry.file_size > self._path.stat().st_size:
+        if entry.header_offset + entry.file_size > self._largest:
             raise ValueError(f"the record {name} is larger than the file")
         return entry
 

@@ -77,6 +77,13 @@ def test_versions_of_the_network_within_come_along() -> None:
     assert loaded(state)[3].loaded == 3
 
 
+def test_the_second_name_of_a_tied_tensor_may_be_missing_behind_a_prefix() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model[1].weight = model[0].weight
+    load_into(model, {"net.1.weight": torch.ones(2, 2)}, name="network a")
+    assert model[0].weight.eq(1).all()
+
+
 def test_counters_may_be_missing_behind_a_prefix() -> None:
     module = Training()
     state = {n: x for n, x in module.state_dict().items() if not n.endswith("num_batches_tracked")}

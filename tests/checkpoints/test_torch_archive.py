@@ -195,6 +195,24 @@ def test_what_is_not_asked_for_is_not_read(tmp_path: Path, monkeypatch) -> None:
     assert len(read) == 1
 
 
+def test_an_archive_is_opened_once_for_any_number_of_tensors(tmp_path: Path, monkeypatch) -> None:
+    opened, counts = zipfile.ZipFile, []
+
+    def count(*given: object) -> zipfile.ZipFile:
+        counts[-1] += 1
+        return opened(*given)  # type: ignore[arg-type]
+
+    for number in (1, 50):
+        path = written(
+            tmp_path, {"model": {str(n): torch.ones(n) for n in range(number)}, **FOREIGN}
+        )
+        counts.append(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(zipfile, "ZipFile", count)
+            assert len(load_state_dict(path)) == number
+    assert counts[0] == counts[1]
+
+
 def lying(folder: Path, *lie: object, **given) -> Path:
     contents = {**FOREIGN, "model": {"weight": Told(*lie)}}  # type: ignore[arg-type]
     (folder / "x.pt").write_bytes(archive(contents, **given))
