@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import configurations, hostile  # noqa: E402
+from bench import configurations, hostile, hostile_archives  # noqa: E402
 from repair_kernels.checkpoints import load_metadata, load_state_dict, save_state_dict  # noqa: E402
 from repair_kernels.cli import main as command_line  # noqa: E402
 from repair_kernels.digests import digest_of_tensors  # noqa: E402
@@ -125,6 +127,11 @@ def _save_training(state: State, path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
 
 
+def _save_run(state: State, path: Path) -> None:
+    options = argparse.Namespace(lr=0.1, output=Path("runs"))
+    torch.save({"options": options, "state_dict": OrderedDict(state)}, path)
+
+
 def _save_legacy(state: State, path: Path) -> None:
     torch.save(state, path, _use_new_zipfile_serialization=False)
 
@@ -222,6 +229,7 @@ TARGETS = {
         _saved("model.safetensors", _save_safetensors), _load, hostile.safetensors_files
     ),
     "pt": Target(_saved("model.pt", _save_training), _load, hostile.torch_files),
+    "pt beside objects": Target(_saved("model.pt", _save_run), _load, hostile_archives.archives),
     "legacy pth": Target(_saved("model.pth", _save_legacy), _load, hostile.torch_files),
     "npz": Target(_saved("model.npz", _save_npz), _load, hostile.numpy_files),
     "sharded index": Target(_sharded("model.safetensors.index.json"), _load, hostile.texts),

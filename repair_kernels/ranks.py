@@ -29,7 +29,10 @@ BUFFER_BYTES = 64 * 2**20
 """The most that is sent at once: what a sum takes beside the tensors that are added up."""
 MEETING_SECONDS = 60.0
 """How long a rank works on its data at most before it looks after the others."""
+KNOWN_TO = "_known_to"
+"""The attribute of an error that says which groups know of it."""
 Message = TypeVar("Message")
+Failure = TypeVar("Failure", bound=Exception)
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,11 @@ class Ranks:
         everyone = self._gathered(_Said(topic, message))
         for rank, said in enumerate(everyone):
             if said.failure is not None:
-                raise FailedRankError(
-                    f"all {self.size} ranks must come through; rank {rank} failed with "
-                    f"{said.failure}\nMend that, and start all ranks again."
+                raise self._known(
+                    FailedRankError(
+                        f"all {self.size} ranks must come through; rank {rank} failed with "
+                        f"{said.failure}\nMend that, and start all ranks again."
+                    )
                 )
         self._check_same([said.topic for said in everyone])
         return [said.message for said in everyone]  # type: ignore[misc]
@@ -125,7 +130,7 @@ class Ranks:
 
     @contextmanager
     def together(self, call: str, **arguments: object) -> Iterator[None]:
-        """Do something that ends well on all ranks, or on none.
+        """Do something that ends well on all ranks, or on none; may be nested.
 
         Args:
             call: what it is
@@ -140,11 +145,11 @@ class Ranks:
                 self._check_same(self.exchange("call", f"{call}({said})"))
                 yield
                 self.exchange(f"end of {call}", None)
-            except RankError:
-                raise
             except Exception as error:
-                with suppress(RankError):
-                    self._gathered(_Said("failure", None, f"{type(error).__name__}: {error}"))
+                if id(self._group) not in getattr(error, KNOWN_TO, ()):
+                    with suppress(RankError):
+                        self._gathered(_Said("failure", None, f"{type(error).__name__}: {error}"))
+                    self._known(error)
                 raise
 
     def add_up_(self, tensors: Sequence[Tensor]) -> None:
@@ -253,13 +258,20 @@ class Ranks:
         self._met_at = time.monotonic()
         return everyone
 
+    def _known(self, error: Failure) -> Failure:
+        """Note that all ranks of this group know of an error: it is told once, at its innermost."""
+        setattr(error, KNOWN_TO, {*getattr(error, KNOWN_TO, ()), id(self._group)})
+        return error
+
     def _check_same(self, said: Sequence[str]) -> None:
         for rank, theirs in enumerate(said):
             if theirs != said[0]:
-                raise ArgumentError(
-                    "all ranks must make the same calls with the same arguments; rank 0 is at "
-                    f"{said[0]} and rank {rank} at {theirs}; start every rank with the same "
-                    "program and options"
+                raise self._known(
+                    ArgumentError(
+                        "all ranks must make the same calls with the same arguments; rank 0 is at "
+                        f"{said[0]} and rank {rank} at {theirs}; start every rank with the same "
+                        "program and options"
+                    )
                 )
 
     @contextmanager
@@ -269,10 +281,12 @@ class Ranks:
             yield
         except RuntimeError as error:
             cause = str(error).strip().splitlines() or [type(error).__name__]
-            raise LostRankError(
-                f"all {self.size} ranks must answer; one was ended, or did not within the group's "
-                f"timeout (on rank {self.rank}: {cause[0]}); see what the others wrote, and start "
-                "all ranks again"
+            raise self._known(
+                LostRankError(
+                    f"all {self.size} ranks must answer; one was ended, or did not within the "
+                    f"group's timeout (on rank {self.rank}: {cause[0]}); see what the others "
+                    "wrote, and start all ranks again"
+                )
             ) from error
 
 

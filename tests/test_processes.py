@@ -25,6 +25,7 @@ N = 110
 SHARES = {1: [0, N], 2: [0, 17, N], 3: [0, 0, 11, N]}
 VARIANTS = ("sequential", "reset_norm", "closed_form", "forward", "distilled")
 SAME_AS_ONE = ("sequential", "reset_norm", "closed_form")
+EVERY_SIZE = ("stats", "whole_batches", "measured")
 State = dict[str, Tensor]
 
 
@@ -65,6 +66,27 @@ def swept(batches: list[Tensor], group: object) -> rk.Path:
     )
 
 
+def measured(batches: list[Tensor], group: object) -> tuple[dict[str, float], list[float]]:
+    """Metrics, and of each image that went through the network the first number."""
+    network, seen = pair()[0], []
+    labelled = [(x, (x[:, 0, 0, 0] > 0).long()) for x in batches]
+    hook = network.register_forward_hook(lambda _, given, __: seen.extend(given[0][:, 0, 0, 0]))
+    try:
+        metrics = rk.classifier_metrics(labelled, process_group=group)(network)
+    finally:
+        hook.remove()
+    return metrics, [float(number) for number in seen]
+
+
+def measured_within(batches: list[Tensor], group: object) -> None:
+    """The same within a sweep, where one rank has a batch without labels."""
+    own: list = [(x, torch.zeros(len(x), dtype=torch.int64)) for x in batches]
+    measure = rk.classifier_metrics(
+        [*own[:-1], batches[-1]] if own[3:] else own, process_group=group
+    )
+    rk.sweep(*pair(), batches, measure, alphas=[0.5], variants=["none"], process_group=group)
+
+
 def numbered(batches: list[Tensor], group: Any) -> rk.PairedStats:
     """Statistics of a source's images, which say which ones they are of; some ranks have none."""
     return whole_batches(batches, group) if batches else of_images(range(0), group)
@@ -99,6 +121,7 @@ CALLS: dict[str, Callable] = {
     **{variant: functools.partial(calibrated, variant) for variant in VARIANTS},
     "repair": repaired,
     "sweep": swept,
+    "measured": measured,
     "numbered": numbered,
     "whole_batches": whole_batches,
 }
@@ -114,6 +137,7 @@ def alone(name: str) -> Any:
 FAILURES: dict[str, Callable] = {
     "poisoned": lambda own, group: (poisoned if len(own) > 3 else statistics)(own, group),
     "interrupted": interrupted,
+    "measured_within": measured_within,
     "batch_mean": lambda own, group: rk.calibrate(
         *pair(), own, batch_mean=True, process_group=group
     ),
@@ -134,7 +158,7 @@ def work(rank: int, folder: Path) -> None:
             continue
         own = images(*SHARES[size][rank : rank + 2])
         for name, call in CALLS.items():
-            if size == 3 or name in ("stats", "whole_batches") or (name, size) == ("sequential", 2):
+            if size == 3 or name in EVERY_SIZE or (name, size) == ("sequential", 2):
                 (folder / f"{name} {size} {rank}").write_bytes(pickle.dumps(call(own, group)))
     own = images(*SHARES[3][rank : rank + 2])
     for name, call in FAILURES.items():
@@ -241,6 +265,22 @@ def test_a_path_is_that_of_one_process(folder: Path) -> None:
         assert ours == pytest.approx(theirs, rel=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_metrics_are_those_of_one_process_and_the_same_on_all(folder: Path, size: int) -> None:
+    results, (expected, _) = found(folder, "measured", size), alone("measured")
+    metrics = results[0][0]
+    assert all(theirs == metrics for theirs, _ in results)
+    assert (metrics["accuracy"], metrics["error"]) == (expected["accuracy"], expected["error"])
+    assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_each_image_is_measured_on_one_rank(folder: Path, size: int) -> None:
+    seen = [number for _, numbers in found(folder, "measured", size) for number in numbers]
+    assert seen == alone("measured")[1]
+    assert len(seen) == N
+
+
 def test_statistics_of_numbered_images_say_which_all_ranks_have_seen(folder: Path) -> None:
     coverage = {stats.fingerprint.coverage for stats in found(folder, "numbered")}
     # The first rank has no images, so those of its share are missing.
@@ -257,6 +297,7 @@ def said(folder: Path, name: str) -> list[str]:
     [
         ("poisoned", "NonFiniteActivationError: activations must be finite; network a has NaN"),
         ("interrupted", "OSError: the disk is gone"),
+        ("measured_within", "CalibrationDataError: measuring needs batches of inputs and class"),
     ],
 )
 def test_an_error_on_one_rank_is_an_error_on_all(folder: Path, name: str, own: str) -> None:

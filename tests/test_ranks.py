@@ -36,6 +36,22 @@ def fails_at_the_end(culprit: int, ranks: Ranks) -> None:
             raise RepairKernelsError("no space left")
 
 
+def fails_within(ranks: Ranks) -> None:
+    """One call within another, as when a measurement within a sweep fails."""
+    with ranks.together("outer"), Ranks(dist.group.WORLD).together("inner"):
+        if ranks.rank == 1:
+            raise RepairKernelsError("no such image")
+
+
+def fails_within_a_part(ranks: Ranks) -> None:
+    """The call within is one of two ranks; the third one waits outside."""
+    part = dist.new_group([1, 2])
+    with ranks.together("outer"):
+        if ranks.rank:
+            fails_on(0, Ranks(part))
+        ranks.exchange("counts", 1)
+
+
 def adds_up(ranks: Ranks) -> list:
     """Sums of tensors that lie in several parts of what is sent at once."""
     tensors = [torch.full(shape, ranks.rank + 0.1) for shape in [(3, 5), (0,), (7,), (1, 1)]]
@@ -129,6 +145,8 @@ CASES: dict[str, Callable[[Ranks], object]] = {
     "fails early": fails_early,
     "fails": lambda ranks: fails_on(1, ranks),
     "fails at the end": lambda ranks: fails_at_the_end(2, ranks),
+    "fails within": fails_within,
+    "fails within a part": fails_within_a_part,
     "arguments": lambda ranks: call_with(0.5 if ranks.rank else 0.4, ranks),
     "topics": lambda ranks: meet_at("moments" if ranks.rank else "losses", ranks),
     "after all that": lambda ranks: ranks.exchange("names", ranks.rank),
@@ -229,6 +247,19 @@ def test_an_error_of_one_rank_ends_all_and_is_told(
         else:
             assert words.startswith(f"FailedRankError: {expected}{cause}\n")
             assert words.endswith("start all ranks again.")
+
+
+def test_an_error_within_two_calls_is_told_once(folder: Path) -> None:
+    words = said(folder, "fails within")
+    assert words[1] == "RepairKernelsError: no such image"
+    assert all("rank 1 failed with RepairKernelsError: no such" in words[r] for r in (0, 2))
+
+
+def test_an_error_of_a_part_is_told_to_all(folder: Path) -> None:
+    outside, culprit, other = said(folder, "fails within a part")
+    assert culprit == "RepairKernelsError: no such image"
+    assert "all 2 ranks must come through; rank 0 failed with RepairKernelsError: no such" in other
+    assert "all 3 ranks must come through; rank 1 failed with RepairKernelsError: no" in outside
 
 
 def test_other_arguments_on_one_rank_are_refused_on_all(folder: Path) -> None:

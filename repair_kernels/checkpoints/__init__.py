@@ -1,6 +1,6 @@
 """State dicts in files: read without running any code of theirs, written whole or not at all.
 
-Read:    `.pt` `.pth` `.th` `.bin` `.ckpt` `.tar` (PyTorch, weights only), `.safetensors`, `.npz`,
+Read:    `.pt` `.pth` `.th` `.bin` `.ckpt` `.tar` (PyTorch, tensors only), `.safetensors`, `.npz`,
          shards under an index (`model.safetensors.index.json`, or the folder that holds it), and
          folders of `torch.distributed.checkpoint`
 Written: `.pt` `.pth` `.th` `.bin`, `.safetensors`

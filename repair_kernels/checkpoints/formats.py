@@ -2,6 +2,8 @@
 
 import io
 import json
+import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ import safetensors
 import torch
 from torch import Tensor
 
+from repair_kernels.checkpoints import torch_archive
 from repair_kernels.checkpoints.messages import unknown_suffix
 from repair_kernels.checkpoints.versions import METADATA_KEY, VERSIONS_KEY, with_versions
 from repair_kernels.errors import CheckpointError
@@ -57,7 +60,23 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 def _read_torch(path: Path) -> Any:
     check_unpacked_size(path, path.stat().st_size, str(path))
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with warnings.catch_warnings():  # What PyTorch does not know of a pickle is read below.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        found = _read_beside_objects(path)
+        if found is None:
+            raise
+        return found
+
+
+def _read_beside_objects(path: Path) -> Any:
+    """Return what a file holds beside objects that are never loaded; None where no tensor is."""
+    if not torch_archive.is_archive(path):
+        return None
+    contents, tensors = torch_archive.read(path)
+    return contents if tensors else None
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+PERSISTENT = "persistent"
+"""What a record of something outside of the pickle is called; imported names have dots."""
+LONGEST_NAME = 1000
 _MARK = object()
 
 
@@ -19,9 +22,10 @@ class Record:
 
     Attributes:
         name: of what would have been called, such as "torch.Size"
-        arguments: what it would have been called with; None for the thing itself, uncalled
+        arguments: what it would have been called with, those by name as a mapping at the end; None
+            for the thing itself, uncalled
         state: what its state would have been set to
-        items: what would have been put into it
+        items: what would have been put into it; what has a key as a pair
     """
 
     name: str
@@ -55,7 +59,15 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *(
+        "STRING",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINBYTES8",
+        "BYTEARRAY8",
+    ),
 }
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -88,6 +100,8 @@ class _Machine:
                 stack.append(_MARK)
             case "TUPLE":
                 stack.append(tuple(self._marked()))
+            case "FROZENSET":
+                stack.append(frozenset(self._marked()))
             case "LIST":
                 stack.append(self._marked())
             case "DICT":
@@ -109,10 +123,17 @@ class _Machine:
             case "GLOBAL":
                 stack.append(Record(argument.replace(" ", ".")))
             case "STACK_GLOBAL":
-                stack.append(Record(".".join(self._taken(2))))
+                stack.append(Record(_joined(self._taken(2))))
             case "REDUCE" | "NEWOBJ":
                 called, arguments = self._taken(2)
+                if not isinstance(arguments, tuple):
+                    raise ValueError("a pickle with arguments that are no tuple")
+                stack.append(Record(called.name, arguments))
+            case "NEWOBJ_EX":
+                called, *arguments = self._taken(3)
                 stack.append(Record(called.name, tuple(arguments)))
+            case "BINPERSID":
+                stack.append(Record(PERSISTENT, (stack.pop(),)))
             case "BUILD":
                 state = stack.pop()
                 stack[-1].state = state
@@ -144,11 +165,18 @@ class _Machine:
             target += values
 
     def _set_in(self, values: list[Any]) -> None:
-        pairs = _paired(values)
+        pairs = zip(values[::2], values[1::2], strict=True)
         if isinstance(self.stack[-1], Record):
-            self.stack[-1].items.append(pairs)
+            self.stack[-1].items += pairs
         else:
             self.stack[-1].update(pairs)
+
+
+def _joined(names: list[str]) -> str:
+    """Return the name of what a module holds; names that were said once may be taken many times."""
+    if sum(map(len, names)) > LONGEST_NAME:
+        raise ValueError(f"a pickle with a name of more than {LONGEST_NAME} letters")
+    return ".".join(names)
 
 
 def _paired(values: list[Any]) -> dict[Any, Any]:

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from repair_kernels.checkpoints.nesting import prefixes_in, under_prefix
 from repair_kernels.checkpoints.versions import versions_of, with_versions
 from repair_kernels.errors import ArchitectureMismatchError, NonFiniteWeightError
 
 NAMES_SHOWN = 5
+COUNTER = "num_batches_tracked"
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
@@ -19,6 +21,11 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, name: str) -> No
     tensor whose first name is there. Where `state` has no `_metadata`, the model's own versions
     hold, so that no module takes the state dict for one of an older version.
 
+    Where names are missing, but all are there behind one prefix (a network within a module of
+    PyTorch Lightning: `model.conv1.weight`), they are taken from there. Other entries are then left
+    aside, if none can be meant for the model: if none has the prefix's or the model's top-level
+    names.
+
     Args:
         model: changed in place, unless an error is raised
         state: tensors by name
@@ -26,17 +33,26 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, name: str) -> No
 
     Raises:
         ArchitectureMismatchError: when entries are missing or superfluous, or shapes or kinds of
-            number differ; the message names them
+            number differ, or all names are there behind several prefixes; the message names them
         NonFiniteWeightError: when an entry holds NaN or infinity
     """
     current = model.state_dict()
     tensors = {key: value for key, value in current.items() if isinstance(value, Tensor)}
+    expected = f"expected a state dict of {name}'s architecture ({type(model).__name__}), but "
+    prefixes = _prefixes(tensors, state)
+    if len(prefixes) > 1:
+        raise ArchitectureMismatchError(
+            f"{expected}its names are there behind several prefixes: {_listed(prefixes)}; choose "
+            "one with `key`, behind the key of the state dict if it has one, such as "
+            f"key='state_dict.{prefixes[0].removesuffix('.')}'"
+        )
+    if prefixes and not _may_be_meant(tensors, state, prefixes[0]):
+        state = under_prefix(state, prefixes[0])
     problems = _differences(tensors, state)
     if problems:
         raise ArchitectureMismatchError(
-            f"expected a state dict of {name}'s architecture ({type(model).__name__}), but "
-            f"{'; '.join(problems)}; build the model as the checkpoint's network was built, or "
-            "take the checkpoint that belongs to it"
+            f"{expected}{'; '.join(problems)}; build the model as the checkpoint's network was "
+            "built, or take the checkpoint that belongs to it"
         )
     check_finite(state, name=name)
     model.load_state_dict(
@@ -66,16 +82,39 @@ def check_finite(state: Mapping[str, Tensor], *, name: str) -> None:
             )
 
 
-def _differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """Say in words what `state` lacks, has too much, or has in another shape."""
+def _prefixes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Return behind which prefixes all of a model's names are, where they are not there as such."""
+    if not _missing(expected, state):
+        return []
+    tied: dict[tuple[Any, ...], list[str]] = {}
+    for key, tensor in expected.items():
+        if not key.endswith(COUNTER):
+            tied.setdefault(_identity(tensor), []).append(key)
+    return [
+        prefix
+        for prefix in prefixes_in(state)
+        if all(any(prefix + key in state for key in keys) for keys in tied.values())
+    ]
+
+
+def _may_be_meant(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], prefix: str) -> bool:
+    """Tell whether an entry that is not behind a prefix may be meant for the model after all."""
+    own = {key.partition(".")[0] for key in (prefix, *expected)}
+    return any(not key.startswith(prefix) and key.partition(".")[0] in own for key in state)
+
+
+def _missing(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names that `state` lacks, but for those that may be absent."""
     present = {_identity(tensor) for key, tensor in expected.items() if key in state}
-    missing = [
+    return [
         key
         for key, tensor in expected.items()
-        if key not in state
-        and not key.endswith("num_batches_tracked")
-        and _identity(tensor) not in present
+        if key not in state and not key.endswith(COUNTER) and _identity(tensor) not in present
     ]
+
+
+def _differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Say in words what `state` lacks, has too much, or has in another shape."""
     extra = [key for key in state if key not in expected]
     both = [(key, expected[key], state[key]) for key in expected if key in state]
     shapes = [
@@ -91,7 +130,7 @@ def _differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
     return [
         f"{words}: {_listed(keys)}"
         for words, keys in (
-            ("it lacks", missing),
+            ("it lacks", _missing(expected, state)),
             ("the model has no", extra),
             ("shapes differ for", shapes),
             ("types differ for", kinds),

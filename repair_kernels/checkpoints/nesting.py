@@ -1,12 +1,13 @@
 """Where in a checkpoint the state dict is: under which key, and behind which wrapper's prefix."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from repair_kernels.checkpoints.versions import without_prefix
+from repair_kernels.checkpoints.inert_pickle import Record
+from repair_kernels.checkpoints.versions import versions_of, with_versions, without_prefix
 from repair_kernels.errors import CheckpointError
 
 NESTINGS = (
@@ -93,7 +94,7 @@ def check_state(state: Any, place: str) -> None:
         if not isinstance(name, str) or not isinstance(value, Tensor | StoredTensor):
             raise CheckpointError(
                 f"expected {place} to hold a state dict (tensors by name), but its entry {name!r} "
-                f"is of type {type(value).__name__}; {advice}"
+                f"is of type {_kind(value)}; {advice}"
             )
 
 
@@ -114,6 +115,39 @@ def unwrapped(
         entries.pop(AVERAGED, None)
         entries = {name.removeprefix(prefix): value for name, value in entries.items()}
         versions = without_prefix(versions, prefix)
+
+
+def prefixes_in(names: Iterable[str]) -> list[str]:
+    """Return all that stands before a dot in names, in their order."""
+    found: dict[str, None] = {}
+    for name in names:
+        at = -1
+        for _ in range(DEEPEST):
+            at = name.find(".", at + 1)
+            if at < 0:
+                break
+            found[name[: at + 1]] = None
+    return list(found)
+
+
+def under_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the entries behind a prefix by what follows it, with their modules' versions."""
+    found = {
+        name.removeprefix(prefix): entry
+        for name, entry in state.items()
+        if isinstance(name, str) and name.startswith(prefix)
+    }
+    module = prefix.removesuffix(".")
+    inside = {
+        key.removeprefix(prefix) if key != module else "": value
+        for key, value in versions_of(state).items()
+        if key == module or key.startswith(prefix)
+    }
+    return with_versions(found, inside)
+
+
+def _kind(value: Any) -> str:
+    return value.name if isinstance(value, Record) else type(value).__name__
 
 
 def _is_state(value: Any) -> bool:
@@ -169,12 +203,7 @@ def _descended(contents: Mapping[str, Any], key: str) -> Any:
         inner = contents.get(".".join(parts[:length]))
         if isinstance(inner, Mapping):
             return _descended(inner, ".".join(parts[length:]))
-    named = {
-        name.removeprefix(f"{key}."): value
-        for name, value in contents.items()
-        if isinstance(name, str) and name.startswith(f"{key}.")
-    }
-    return named or None
+    return under_prefix(contents, f"{key}.") or None
 
 
 def _described(choices: Mapping[str, Mapping[str, Any]]) -> str:

@@ -26,6 +26,9 @@ def load_state_dict(
 ) -> dict[str, Tensor]:
     """Read the state dict that a checkpoint holds, without running any code of the file.
 
+    Of a PyTorch file, objects other than tensors and plain containers (a script's options, paths)
+    are left closed; a file of before PyTorch 1.6 that holds some is refused.
+
     A state dict nested under one of `NESTINGS` is unwrapped, and the prefixes of wrapper modules
     (`module.`) are removed.
 
@@ -41,9 +44,8 @@ def load_state_dict(
         the file has them, as with `Module.state_dict`.
 
     Raises:
-        CheckpointError: when the file is absent, empty, broken, of an unknown kind, holds Python
-            objects other than tensors and plain containers, or holds no state dict, or several and
-            no `key` says which
+        CheckpointError: when the file is absent, empty, broken, of an unknown kind, or holds no
+            state dict, or several and no `key` says which
     """
     path = _located(Path(path))
     state = find_state(_contents(path), str(path), key)

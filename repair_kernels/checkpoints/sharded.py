@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from repair_kernels.checkpoints.nesting import StoredTensor
 from repair_kernels.errors import CheckpointError
 
 INDEX_SUFFIX = ".index.json"
@@ -30,7 +31,7 @@ def shards_of(index: Path) -> list[Path]:
     return [_beside(index, shard) for shard in sorted(set(_weight_map(index).values()))]
 
 
-def read(index: Path, read_file: Callable[[Path], Any]) -> dict[str, Tensor]:
+def read(index: Path, read_file: Callable[[Path], Any]) -> dict[str, Any]:
     """Read all shards of an index.
 
     Args:
@@ -44,11 +45,11 @@ def read(index: Path, read_file: Callable[[Path], Any]) -> dict[str, Tensor]:
     shards: dict[str, list[str]] = {}
     for name, shard in weight_map.items():
         shards.setdefault(shard, []).append(name)
-    found: dict[str, Tensor] = {}
+    found: dict[str, Any] = {}
     for shard, names in shards.items():
         held = _shard(index, shard, read_file)
         for name in names:
-            if not isinstance(held.get(name), Tensor):
+            if not isinstance(held.get(name), Tensor | StoredTensor):
                 raise CheckpointError(
                     f"expected {index.with_name(shard)} to hold `{name}`, as {index.name} says, "
                     "but it does not; copy all shards again, from one place"

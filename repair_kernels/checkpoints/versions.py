@@ -8,8 +8,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 # The key of a safetensors header under which the modules' state-dict versions lie.
 VERSIONS_KEY = "state_dict_versions"
 # The key beside the modules' versions under which a PyTorch file keeps `metadata`.
@@ -28,8 +26,8 @@ def versions_of(state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def with_versions(tensors: Mapping[str, Tensor], versions: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return tensors as `Module.state_dict` would: ordered, and with the modules' versions."""
+def with_versions(tensors: Mapping[str, Any], versions: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tensors, read or stored, as `Module.state_dict` would: ordered, with the versions."""
     state = OrderedDict(tensors)
     if versions:
         state._metadata = OrderedDict(versions)  # pyright: ignore[reportAttributeAccessIssue]

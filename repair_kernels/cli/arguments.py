@@ -78,7 +78,8 @@ def add_checkpoints(parser: Parser) -> None:
         group.add_argument(
             f"--key{name}",
             metavar="KEY",
-            help=f"which state dict of a checkpoint with several, such as ema; of {whose}",
+            help="which state dict of a checkpoint with several, such as ema; or which of several "
+            f"networks in one, such as state_dict.student; of {whose}",
         )
 
 

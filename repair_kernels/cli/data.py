@@ -41,20 +41,21 @@ def load_data(options: argparse.Namespace, process: Process | None = None) -> Da
     return _load(options, options.data, options.data_arg, options.samples, process or Process())
 
 
-def load_test_data(options: argparse.Namespace) -> Iterable[Any]:
-    """Return labelled batches, the same in every process, of what to measure on.
+def load_test_data(options: argparse.Namespace, process: Process | None = None) -> Iterable[Any]:
+    """Return labelled batches of what to measure on: this process's part of it.
 
     They are of `--eval-data`; else of `--data`, of the images that `--samples` takes. Of either,
     `--eval-samples` says how many at most.
     """
+    process = process or Process()
     samples = options.eval_samples
     if options.eval_data:
-        data = _load(options, options.eval_data, options.eval_data_arg, samples, Process())
+        data = _load(options, options.eval_data, options.eval_data_arg, samples, process)
     else:
-        data = _load(options, options.data, options.data_arg, samples or options.samples, Process())
+        data = _load(options, options.data, options.data_arg, samples or options.samples, process)
     if data.n_samples is None:
         return data.batches
-    return EveryNth(data.batches, Process(), data.n_samples)
+    return EveryNth(data.batches, process, data.n_samples)
 
 
 def first_input(options: argparse.Namespace) -> tuple[Tensor, bool]:

@@ -13,13 +13,13 @@ from repair_kernels.cli.data import load_data
 from repair_kernels.cli.files import check_output
 from repair_kernels.cli.networks import keyword_arguments, load_models
 from repair_kernels.cli.processes import Process
-from repair_kernels.cli.provenance import made_by, readable, sources
+from repair_kernels.cli.provenance import computing, made_by, readable, sources
 from repair_kernels.cli.results import Result
 from repair_kernels.pipeline import repair
 
 CHOSEN = (
     *("match_by", "balance", "tap", "restore", "batch_mean"),
-    *("add_bias", "on_worse", "precision"),
+    *("add_bias", "assess", "on_worse", "precision"),
 )
 """Options of which a merged file says how they were set."""
 
@@ -99,6 +99,7 @@ def run_merge(options: argparse.Namespace, process: Process) -> Result:
     variant = options.variant if result.report.returned == "corrected" else "none"
     made = made_by(options.alpha, variant, result.report.explicit)
     made |= _origin(options, data.reference, result.report.n_images)
+    made["computing"] = computing(options, process)
     if process.is_first:
         save_state_dict(result.model.state_dict(), output, metadata=made)
     return Result(

@@ -5,11 +5,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from repair_kernels.checkpoints import sha256_of
 from repair_kernels.cli.networks import checkpoint_of
+from repair_kernels.cli.processes import Process
 from repair_kernels.version import __version__
 
-STRUCTURED = ("sources", "explicit_layers", "options", "data", "model")
+STRUCTURED = ("sources", "explicit_layers", "options", "data", "model", "computing")
 """Entries that are JSON."""
 
 
@@ -22,6 +25,18 @@ def made_by(alpha: float, variant: str, explicit: Sequence[str]) -> dict[str, st
         "variant": variant,
         "explicit_layers": json.dumps(list(explicit)),
     }
+
+
+def computing(options: argparse.Namespace, process: Process) -> str:
+    """Return where and by how many it was computed, which decides how sums are rounded."""
+    found = {
+        "processes": process.size,
+        "batch_size": options.batch_size,
+        "device": options.device or "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    return json.dumps(found)
 
 
 def sources(options: argparse.Namespace) -> str:

@@ -73,8 +73,9 @@ def _add_stats(commands: Any) -> None:
         choices=PLACES,
         default="auto",
         help="where correlations are summed: on the device; on the host, which is slower; or by "
-        "rows over the processes of torchrun, without checkpoints (default: auto: on the device if "
-        "they fit, else on the host)",
+        "rows over the processes of torchrun (ranks), where no device has room for all of them, "
+        "without checkpoints (default: auto: on the device if they fit, else on the host; never "
+        "ranks, as checkpoints are kept)",
     )
     arguments.add_printing(parser)
 

@@ -76,11 +76,12 @@ def run_sweep(options: argparse.Namespace, process: Process) -> Result:
     folder = check_output_folder(options, names)
     model_a, model_b = load_models(options)
     data = load_data(options, process)
+    tests = load_test_data(options, process)
     path = sweep(
         model_a,
         model_b,
         data.batches,
-        classifier_metrics(load_test_data(options), device=options.device),
+        classifier_metrics(tests, device=options.device, **process.grouped),
         alphas=[i / (options.points - 1) for i in range(options.points)],
         variants=options.variant or ("none", "forward"),
         taps=options.tap or None,

@@ -134,11 +134,13 @@ class MemoryPlan:
         advice = "use smaller batches, fewer taps in `cross`"
         if place.type != "cpu" and not self.on_host:
             advice += ', totals="host"'
-        if place.type != "cpu" and self.by_rows:
-            advice += ", more ranks"
-        elif place.type != "cpu" and not self.on_host and self.layout.ranks > 1:
-            advice += ', totals="ranks"'
-        return advice
+        if self.by_rows:
+            return advice + ", more ranks" * (place.type != "cpu")
+        if self.layout.ranks == 1 and place.type != "cpu" and not self.on_host:
+            return f'{advice}, totals="ranks" over several processes'
+        by_rows = replace(self, place="ranks").needed().get(place, 0)
+        is_less = self.layout.ranks > 1 and by_rows < self.needed()[place]
+        return advice + ', totals="ranks"' * is_less
 
 
 def plan_memory(

@@ -227,6 +227,8 @@ def test_what_would_be_called_is_noted_down(tmp_path: Path) -> None:
         b"(s.",
         b"h\x07.",
         b"ibuiltins\nexec\n.",
+        b"cos\nsystem\n]R.",
+        b"\x80\x04X\xe9\x03\x00\x00" + b"a" * 1001 + b"\x8c\x01b\x93.",
     ],
 )
 def test_what_is_no_pickle_is_refused(data: bytes) -> None:

@@ -10,11 +10,13 @@ from safetensors.torch import save_file
 
 from repair_kernels.batches import input_of
 from repair_kernels.checkpoints import load_metadata
-from repair_kernels.cli import main
+from repair_kernels.cli import main, sweeping
 from repair_kernels.cli.data import first_input, load_data, load_test_data
+from repair_kernels.cli.parser import parser
 from repair_kernels.cli.processes import Process
 from repair_kernels.errors import ArgumentError, CheckpointError
 from repair_kernels.images import open_images
+from repair_kernels.metrics import classifier_metrics
 from tests.networks import PLAIN
 
 
@@ -123,6 +125,44 @@ def test_processes_take_turns_at_batches(
         data = load_data(options(numbered[kind], samples=samples), Process(rank, size))
         found += inputs(data.batches)[: data.n_samples, 0].tolist()
     assert sorted(found) == list(range(used))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
+@pytest.mark.parametrize("samples", [None, 5])
+@pytest.mark.parametrize("kind", ["file", "callable", "folder"])
+def test_processes_measure_on_each_test_image_once(
+    numbered, folder: Path, size: int, samples: int | None, kind: str
+) -> None:
+    given = options("absent.pt", eval_data=str({**numbered, "folder": folder}[kind]))
+    given.eval_samples = samples
+    (whole,) = shares_of_test_data(given, 1)
+    parts = shares_of_test_data(given, size)
+    assert sum(map(len, parts)) == len(whole) == (samples or (7 if kind == "folder" else 20))
+    assert sorted(torch.cat(parts).tolist()) == sorted(whole.tolist())
+
+
+def shares_of_test_data(given: argparse.Namespace, size: int) -> list[torch.Tensor]:
+    parts = [inputs(load_test_data(given, Process(rank, size))) for rank in range(size)]
+    return [part.flatten(1).sum(1) for part in parts]
+
+
+@pytest.mark.usefixtures("torch_backend")
+def test_a_sweeps_processes_measure_each_its_part(pair, tmp_path, monkeypatch) -> None:
+    measured = []
+
+    def measuring(batches, **given):
+        measured.append(inputs(batches))
+        assert given == {"device": None, "process_group": None}
+        return classifier_metrics(batches, **given)
+
+    monkeypatch.setattr(sweeping, "classifier_metrics", measuring)
+    monkeypatch.setattr(Process, "grouped", {"process_group": None})
+    sweep = ["sweep", *pair, "--points", "2", "--no-plot", "-o", str(tmp_path / "path")]
+    for rank in range(2):
+        sweeping.run_sweep(parser().parse_args(sweep), Process(rank, 2))
+    assert [len(part) for part in measured] == [25 + 10, 25]
+    every = torch.load(tmp_path / "data.pt")["inputs"]
+    assert torch.equal(torch.cat([measured[0][:25], measured[1], measured[0][25:]]), every)
 
 
 def test_a_shape_stands_for_data(folder: Path) -> None:

@@ -96,6 +96,13 @@ def test_a_merged_checkpoint_says_how_it_was_made(pair, tmp_path, capsys, suffix
     assert made["data"]["sha256"] == hashlib.sha256((tmp_path / "data.pt").read_bytes()).hexdigest()
     assert (made["data"]["samples"], made["data"]["images"]) == (50, 50)
     assert made["model"]["arguments"]["width"] == 8
+    assert made["computing"] == {
+        "processes": 1,
+        "batch_size": 25,
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     assert load_metadata(output)["alpha"] == "0.25"
     main(["inspect", str(output), "--tensors"])
     shown = capsys.readouterr().out

@@ -33,10 +33,10 @@ class Batches:
 """
 
 
-def torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Start a program in two processes; a hang is an error after two minutes."""
+def launched(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start a program in two processes."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", *launcher, *words],
         cwd=folder,
         env={name: value for name, value in ENVIRONMENT.items() if name != "TRITON_INTERPRET"},
@@ -44,6 +44,11 @@ def torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in two processes; a hang is an error after two minutes."""
+    process = launched(folder, *words)
     try:
         out, err = process.communicate(timeout=120)
     except subprocess.TimeoutExpired:
@@ -58,10 +63,10 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def images_in(folder: Path) -> list[str]:
-    """Write eleven images of as many pixels as the networks have inputs; return the options."""
+def images_in(folder: Path, count: int = 11) -> list[str]:
+    """Write images of as many pixels as the networks have inputs; return the options."""
     generator = torch.Generator().manual_seed(3)
-    for number in range(11):
+    for number in range(count):
         file = folder / "images" / f"class{number % 3}" / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = torch.randint(0, 256, (2, 2, 3), dtype=torch.uint8, generator=generator)
@@ -116,8 +121,10 @@ def test_the_merged_file_is_that_of_one_process(folder: Path) -> None:
     assert weights.keys() == expected.keys()
     for name, value in expected.items():
         assert float((weights[name] - value).norm()) <= 1e-6 * float(value.norm())
-    made = rk.load_metadata(two)
-    assert made == rk.load_metadata(one)
+    made, alone = (rk.load_metadata(file) for file in (two, one))
+    computing = [json.loads(each.pop("computing")) for each in (made, alone)]
+    assert made == alone
+    assert [each["processes"] for each in computing] == [2, 1]
     assert (made["variant"], json.loads(made["data"])["images"]) == ("sequential", 60)
 
 

@@ -136,7 +136,8 @@ def test_what_does_not_fit_is_refused_with_all_its_parts(graph) -> None:
         InsufficientMemoryError,
         match=r"need at least \d.* KiB on cuda:0 \(.* of weights, .* of activations of 4 images, "
         r"32\.0 KiB of sums of one batch, 34\.0 KiB of totals\), but 1\.0 KiB are free; use "
-        r'smaller batches, fewer taps in `cross`, totals="host", or a machine with more memory',
+        r'smaller batches, fewer taps in `cross`, totals="host", totals="ranks" over several '
+        "processes, or a machine with more memory",
     ):
         plan.check(lambda place: 1024)
     on_host = replace(plan, place="host")
@@ -221,9 +222,30 @@ def test_what_does_not_fit_by_rows_is_refused_with_all_its_parts(graph) -> None:
         plan.check(lambda place: 1024)
     with pytest.raises(InsufficientMemoryError, match="at least 34.0 KiB on cpu"):
         plan.check(lambda place: 0 if place == CPU else 10**9)
-    whole = replace(plan, place="device")
-    with pytest.raises(InsufficientMemoryError, match='totals="host", totals="ranks", or a mach'):
-        whole.check(lambda place: 1024)
+
+
+@pytest.mark.parametrize(
+    ("device", "place", "advised"),
+    [
+        (CUDA, "device", 'totals="host", totals="ranks"'),
+        (CPU, "device", 'totals="ranks"'),  # A rank's rows and no activations when it has the rest.
+        (CUDA, "host", ""),
+    ],
+)
+def test_rows_are_advised_where_they_need_less(graph, device, place: str, advised: str) -> None:
+    ranks = Others(ROOMY, ROOMY)
+    small = planned(graph, {"0": "cross"}, device=device, totals=place, ranks=ranks)
+    plan = replace(small, totals=10**7, activations=10**7)
+    said = ", ".join(["fewer taps in `cross`", *filter(None, [advised]), "or a machine"])
+    with pytest.raises(InsufficientMemoryError, match=said):
+        plan.check(lambda where: 1024 if place == "device" or where == CPU else 10**9)
+
+
+def test_rows_are_not_advised_where_a_steps_sums_take_more(graph) -> None:
+    plan = planned(graph, {"0": "cross"}, totals="device", ranks=Others(ROOMY, ROOMY))
+    assert replace(plan, place="ranks").device_bytes > plan.device_bytes
+    with pytest.raises(InsufficientMemoryError, match='totals="host", or a machine'):
+        plan.check(lambda place: 1024)
 
 
 def test_statistics_are_refused_before_anything_is_computed(graph, monkeypatch) -> None:
