@@ -10,8 +10,6 @@ SOAK, FUZZ = "soak.json", "fuzz.json"
 def soak() -> str:
     """Return what came of passes that were killed again and again, a line for each kind."""
     file = read(SOAK)
-    if "rounds" not in file["rows"][0]:
-        return f"Not run yet in this form: `python bench/soak.py --json bench/results/{SOAK}`."
     lines = [
         [
             row["kind"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from bench.exchange import Exchange
 from bench.scale_model import last_efficient
 from bench.tables import read, source, table
 
@@ -20,6 +21,7 @@ MARKS = {
     "exchange": "x",
 }
 AHEAD = ", decoded ahead"
+VOLUMES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 def span(seconds: float) -> str:
@@ -129,6 +131,17 @@ def exchanges() -> str:
     return table([*heads, "8", "64", "1,024"], lines)
 
 
+def volumes() -> str:
+    """Return how many GB all processes together send, and how many MB each, by their number."""
+    lines = []
+    for row in read("scale.json")["networks"]:
+        found = Exchange(**row["exchange"])
+        sent = {gpus: found.sent_bytes(gpus) for gpus in VOLUMES}
+        cells = [f"{all_of / 1e9:.3g} / {all_of / gpus / 1e6:.3g}" for gpus, all_of in sent.items()]
+        lines.append([row["network"], *cells])
+    return table(["pair of", *(f"{gpus:,} GPUs" for gpus in VOLUMES)], lines)
+
+
 def assumptions() -> str:
     """Return every constant of the model, with its source."""
     known = read("scale.json")["constants"]
@@ -234,6 +247,7 @@ TABLES = {
     "scale_times": times,
     "scale_stops": stops,
     "scale_exchange": exchanges,
+    "scale_volumes": volumes,
     "scale_assumptions": assumptions,
     "scale_inputs": inputs,
     "scale_checks": checks,
