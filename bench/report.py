@@ -20,6 +20,7 @@ from bench import (  # noqa: E402
     robustness_tables,
     scale_tables,
     tables,
+    trained_tables,
     zoo_tables,
 )
 from bench.tables import read, source  # noqa: E402
@@ -55,6 +56,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pairs": pairs_table,
     "ablation": ablation_tables.ways,
     "ablation_counts": ablation_tables.counts,
+    "trained": trained_tables.trained,
     "exactness": exactness_tables.goals,
     "exactness_batches": exactness_tables.batches,
     "floors": tables.floors,
