@@ -155,17 +155,15 @@ class AlignedPair:
         for start in range(0, len(alphas), per_pass):
             yield alphas[start : start + per_pass]
 
-    def assess(self, alpha: float, variant: str, merged: MergedNetwork) -> Assessment | None:
+    def assess(self, alpha: float, merged: MergedNetwork) -> Assessment | None:
         """Measure a network that was merged so; None if it is as aligned, or data are spent."""
         if not merged.is_changed or not self.data.is_repeatable:
             return None
-        [(aligned, _)] = self.correct([alpha], "none")
         goals = {tap: goal(self.aligned_stats[tap], alpha) for tap in merged.corrected}
         ends = (self.state_a, self.state_b)
         return assess(
             self.graph,
             merged,
-            aligned,
             ends,
             goals,
             self.data,
@@ -174,12 +172,11 @@ class AlignedPair:
             ranks=self.ranks,
         )
 
-    def folded_deviation(self, alpha: float, merged: MergedNetwork) -> FoldedDeviation | None:
-        """Compare a network that was merged so with one whose corrections are explicit layers."""
+    def folded_deviation(self, merged: MergedNetwork) -> FoldedDeviation | None:
+        """Compare a merged network with one whose corrections are explicit layers, if any."""
         if not merged.corrected:
             return None
-        [(aligned, _)] = self.correct([alpha], "none")
-        return folded_deviation(self.graph, merged, aligned, self.data.example[:VERIFIED_IMAGES])
+        return folded_deviation(self.graph, merged, self.data.example[:VERIFIED_IMAGES])
 
     def measured_each(
         self, alphas: Sequence[float], variant: str

@@ -116,8 +116,8 @@ def repair(
             ranks=ranks,
         )
         merged = pair.merge(alpha, variant, add_bias=add_bias)
-        folded = pair.folded_deviation(alpha, merged) if verify else None
-        found = pair.assess(alpha, variant, merged) if assess else None
+        folded = pair.folded_deviation(merged) if verify else None
+        found = pair.assess(alpha, merged) if assess else None
         if found is not None and found.is_worse and on_worse == "aligned":
             kept = pair.merge(alpha, "none")
         else:

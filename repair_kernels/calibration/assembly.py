@@ -22,6 +22,7 @@ class MergedNetwork:
 
     Attributes:
         model: the network
+        interpolated: its weights without corrections
         corrected: taps that were corrected
         explicit: those of them whose correction is a layer of its own
         corrections: what the variant found
@@ -31,6 +32,7 @@ class MergedNetwork:
     """
 
     model: nn.Module
+    interpolated: State
     corrected: tuple[str, ...] = ()
     explicit: tuple[str, ...] = ()
     corrections: Corrections = field(default_factory=Corrections)
@@ -85,6 +87,7 @@ def assemble(
         explicit = give_biases(model, graph, explicit)
     return MergedNetwork(
         attach(model, graph, explicit),
+        state,
         tuple(affines),
         tuple(explicit),
         corrections,

@@ -106,7 +106,6 @@ def closed_form_premise(exactness: Mapping[str, Exactness]) -> tuple[str, ...]:
 def assess(
     graph: NetworkGraph,
     merged: MergedNetwork,
-    aligned: State,
     ends: tuple[State, State],
     goals: Mapping[str, Goal],
     data: Batches,
@@ -120,13 +119,13 @@ def assess(
     Where only some images turn out to have class numbers, the data are read once more.
 
     Args:
-        merged: the corrected network
-        aligned: the interpolated weights without corrections
+        merged: the corrected network; its interpolated weights are the aligned one
         ends: the weights of both endpoints, aligned; run only where labels do not tell the loss
         goals: of each corrected tap
         ranks: whose data it is; the same is found on each
     """
     state, layers = merged.as_graph_sees(graph)
+    aligned = merged.interpolated
     views = as_readers_see(graph, aligned, state, merged.corrections.affines, merged.behind)
     running = RunningMoments(["corrected"])
     comparison = LossComparison(alpha)

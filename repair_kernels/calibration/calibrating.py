@@ -157,9 +157,7 @@ def calibrate(
             goals = {}
             if variant == "closed_form":
                 goals = {tap: goal(stats[tap].to(device), alpha) for tap in network.corrected}
-            found = assess(
-                graph, network, merged, ends, goals, data, alpha, backend=backend, ranks=ranks
-            )
+            found = assess(graph, network, ends, goals, data, alpha, backend=backend, ranks=ranks)
         said = list(data.doubts())
     returned = "corrected"
     if found is not None and found.is_worse:

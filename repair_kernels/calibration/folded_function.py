@@ -16,7 +16,7 @@ from torch import Tensor
 from repair_kernels.affine import ChannelAffine
 from repair_kernels.calibration.assembly import MergedNetwork
 from repair_kernels.graph.execution import as_mapping, execute
-from repair_kernels.graph.network import NetworkGraph, State
+from repair_kernels.graph.network import NetworkGraph
 from repair_kernels.graph.taps import Tap
 from repair_kernels.graph.verification import (
     MARGIN,
@@ -51,18 +51,15 @@ class FoldedDeviation:
         )
 
 
-def folded_deviation(
-    graph: NetworkGraph, merged: MergedNetwork, interpolated: State, batch: Tensor
-) -> FoldedDeviation:
+def folded_deviation(graph: NetworkGraph, merged: MergedNetwork, batch: Tensor) -> FoldedDeviation:
     """Run a merged network beside the interpolated weights with explicit corrections.
 
     Args:
         merged: the network, its corrections in its weights
-        interpolated: the weights without them
         batch: inputs on the device where to run
     """
     stored, layers = merged.as_graph_sees(graph)
-    bare = {**interpolated, **merged.corrections.statistics}
+    bare = {**merged.interpolated, **merged.corrections.statistics}
     bare, stored = (as_mapping(state, batch.device) for state in (bare, stored))
     generator = torch.Generator().manual_seed(0)
     near = {name: jittered(tensor, generator) for name, tensor in bare.items()}

@@ -7,9 +7,8 @@ W are the weight matrices and kernels that have the group on one axis; W[i] is w
 member i, and the other axes of W_b are in the order that the other groups have so far. A copy has
 mean like[i, i] = 1, as it has correlation 1. Each group is one linear sum assignment; the groups
 take turns, as they share weights. That they settle is not sure (each weighs a shared W by its own
-size), but groups of hundreds do within some ten rounds; `MAX_ROUNDS` is the end of it. Each round
-gains a fraction of what the last one did and costs as much, so wide groups stop where that is next
-to nothing.
+size), but groups of hundreds do within some twenty rounds; `MAX_ROUNDS` is the end of it. All but
+the first few gain next to nothing, and cost as much: there wide groups stop.
 
 They start from the best correlations. Channels that one image alone wakes correlate equally well,
 and rounding would choose between them, from where turns lead elsewhere: so weights break such ties,

@@ -86,7 +86,7 @@ def test_sequential_meets_its_goals_at_every_tap_and_is_the_network_with_layers(
         wanted = layers(x)
         # Float32, through 60 operators.
         torch.testing.assert_close(merged.model(x), wanted, rtol=0, atol=1e-4 * wanted.std())
-    exactness = pair_.assess(0.5, "sequential", merged).exactness
+    exactness = pair_.assess(0.5, merged).exactness
     assert tuple(exactness) == merged.corrected
     for tap, found in exactness.items():
         assert found.mean <= MET, tap
@@ -137,7 +137,7 @@ def test_the_returned_network_is_measured_not_the_corrections() -> None:
     assert set(merged.behind) == {"0", "3"}
     with torch.no_grad():
         merged.model[1].running_var.mul_(4)  # So "0" looks half as wide to what reads it.
-    exactness = pair_.assess(0.5, "sequential", merged).exactness
+    exactness = pair_.assess(0.5, merged).exactness
     assert exactness["0"].std == pytest.approx(0.5, abs=1e-4)
     assert exactness["3"].std > 0.01
 
@@ -341,7 +341,7 @@ def test_a_corrected_network_that_overflows_is_said_and_is_worse() -> None:
         for tap in ("fc1", "fc2")
     }
     pair_.corrections[0.5, "closed_form"] = Corrections(huge)
-    found = pair_.assess(0.5, "closed_form", pair_.merge(0.5, "closed_form"))
+    found = pair_.assess(0.5, pair_.merge(0.5, "closed_form"))
     assert found.is_worse
     assert "network corrected has NaN or infinity at tap 'fc2'" in found.overflow
 

@@ -29,13 +29,13 @@ def test_a_weight_that_lacks_its_correction_is_seen() -> None:
     x = shifted("plain", 60)
     found = align(a, b, [x], variants=("forward",))
     merged = found.merge(0.5, "forward")
-    whole = found.folded_deviation(0.5, merged)
+    whole = found.folded_deviation(merged)
     assert whole is not None
     assert whole.doubts() == ()
     with torch.no_grad():
         first = next(m for m in merged.model.modules() if isinstance(m, nn.BatchNorm2d))
         first.running_mean[0] += 1e-3 * first.running_var[0].sqrt()
-    off = found.folded_deviation(0.5, merged)
+    off = found.folded_deviation(merged)
     assert off is not None
     assert off.found > 100 * whole.found
     assert "must do what they do as layers of their own" in off.doubts()[0]
