@@ -92,7 +92,7 @@ def in_pieces(batches: Iterable[Tensor], images: int) -> Iterator[Tensor]:
     A rest of less than half a piece belongs to the last one, so that none is small unless there is
     but one.
     """
-    least = images + (images + 1) // 2
+    least = _least_to_cut(images)
     rest: list[Tensor] = []
     n = 0
     for batch in batches:
@@ -109,6 +109,21 @@ def in_pieces(batches: Iterable[Tensor], images: int) -> Iterator[Tensor]:
         rest, n = [joined[start:].clone()], n - start
     if rest:
         yield torch.cat(rest) if len(rest) > 1 else rest[0]
+
+
+def cuts_of(n: int, images: int) -> list[int]:
+    """Return where `in_pieces` cuts n images.
+
+    Example:
+        >>> cuts_of(1240, 500), cuts_of(1250, 500)
+        ([500], [500, 1000])
+    """
+    return [start + images for start in range(0, n - _least_to_cut(images) + 1, images)]
+
+
+def _least_to_cut(images: int) -> int:
+    """Return of how many images a piece is cut off."""
+    return images + (images + 1) // 2
 
 
 def piece_size(first: Tensor) -> int:
@@ -159,6 +174,11 @@ class Batches:
     def __len__(self) -> int:
         """Return the number of batches where the source knows it, else 0."""
         return len(self._source) if hasattr(self._source, "__len__") else 0  # type: ignore[arg-type]
+
+    @property
+    def n_images(self) -> int | None:
+        """How many images the last whole pass saw; None: there was none."""
+        return self._counted
 
     @property
     def expected_images(self) -> int | None:

@@ -18,6 +18,7 @@ from repair_kernels.calibration.output_losses import first_tensor
 from repair_kernels.graph.execution import as_mapping, execute
 from repair_kernels.graph.network import NetworkGraph, State
 from repair_kernels.progress import counted
+from repair_kernels.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,21 @@ class Answers:
 
     Attributes:
         images: (n, ...), in host memory
-        wanted: class probabilities (n, classes), or outputs; where the networks ran
+        wanted: class probabilities (n, classes), or outputs, float32 or, of networks in float64,
+            float64; where the networks ran
         are_probabilities: which of the two
+        power: mean |t|² over all outputs, of all ranks' images
     """
 
     images: Tensor
     wanted: Tensor
     are_probabilities: bool
+    power: float
 
     def batch(self, index: Tensor) -> Tensor:
-        """Return some of the images, where the networks ran; floats in float32."""
+        """Return some of the images, where the networks ran; floats as the answers are."""
         images = self.images[index]
-        dtype = torch.float32 if images.is_floating_point() else images.dtype
+        dtype = self.wanted.dtype if images.is_floating_point() else images.dtype
         return images.to(self.wanted.device, dtype)
 
     def disagreement(self, output: object, index: Tensor) -> Tensor:
@@ -45,8 +49,7 @@ class Answers:
         found, wanted = first_tensor(output), self.wanted[index.to(self.wanted.device)]
         if self.are_probabilities:
             return functional.kl_div(found.log_softmax(dim=1), wanted, reduction="batchmean")
-        size = self.wanted.square().mean().clamp_min(torch.finfo(wanted.dtype).tiny)
-        return (found - wanted).square().mean() / size
+        return (found - wanted).square().mean() / max(self.power, torch.finfo(wanted.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,16 @@ class EndpointAnswers:
     b: Tensor
     are_probabilities: bool
 
-    def at(self, alpha: float) -> Answers:
-        """Return the answers wanted of the network at alpha, the weight of network b."""
-        return Answers(self.images, self.a.lerp(self.b, alpha), self.are_probabilities)
+    def at(self, alpha: float, ranks: Ranks = ALONE) -> Answers:
+        """Return the answers wanted of the network at alpha, the weight of network b.
+
+        Args:
+            ranks: whose images the endpoints were asked about, each about its own
+        """
+        wanted = self.a.lerp(self.b, alpha)
+        own = float(wanted.double().square().sum()), wanted.numel()
+        sums, counts = zip(*ranks.exchange("answers", own), strict=True)
+        return Answers(self.images, wanted, self.are_probabilities, sum(sums) / sum(counts))
 
 
 def endpoint_answers(
@@ -86,7 +96,8 @@ def endpoint_answers(
             images.append(batch.cpu())
             n += len(batch) if is_asked else 0
             for held, output in zip(answers, execute(graph, placed, batch), strict=True):
-                found = first_tensor(output).float()
+                found = first_tensor(output)
+                found = found.to(torch.promote_types(found.dtype, torch.float32))
                 are_probabilities = found.dim() == 2 and found.shape[1] > 1
                 held.append(found.softmax(dim=1) if are_probabilities else found)
     a, b = (torch.cat(held)[:n] for held in answers)

@@ -51,7 +51,8 @@ def collect_channels(
         batch_mean: whether to average over batches instead, see `BatchAverages`
         backend: see `ops`
         stage: what a progress bar calls this pass
-        ranks: whose data it is; the moments are of all of it, those that `correct` gets of a batch
+        ranks: whose data it is; the moments are of all of it, those that `correct` gets of this
+            rank's batch
     Raises:
         CalibrationDataError: there is no batch
         NonFiniteActivationError: an activation is not finite

@@ -7,8 +7,8 @@ those of the next. So, from REPAIR's corrections on, gradient descent moves the 
 scale and one shift per channel of each corrected tap, until the merged network answers as the
 endpoints do on the calibration images. It needs no labels and changes no other weight.
 
-Of several ranks each asks the endpoints about its own images and takes its share of every step;
-their gradients are added up, so that all take the same steps.
+Of several ranks each asks the endpoints about its own images. Steps take their images from all of
+them as if one process had them all, and the ranks' gradients are added up.
 
 A tenth of the images is held out. The corrections that answer best on it are returned, those of the
 start among them: they are never worse there than where they came from.
@@ -18,6 +18,7 @@ Source:
     with both endpoints as teachers, by Adam (Kingma and Ba, 2015) with one cycle of learning rates
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,6 +69,10 @@ class MovingAffines:
 
     `u` and `v` have no unit, so that one learning rate fits all layers. Channels that are dead in
     both endpoints do not move.
+
+    Args:
+        start, goals, restore: see `distil`
+        like: a tensor of their dtype, where they shall be
     """
 
     def __init__(
@@ -75,20 +80,21 @@ class MovingAffines:
         start: Mapping[str, ChannelAffine],
         goals: Mapping[str, Goal],
         restore: str,
-        device: torch.device,
+        like: Tensor,
     ):
         self._start: dict[str, tuple[Tensor, Tensor]] = {}
         self._units: dict[str, Tensor] = {}
         self.steps: dict[str, Tensor] = {}
-        moves = torch.tensor(MOVES[restore], device=device)
+        device, dtype = like.device, like.dtype
+        moves = torch.tensor(MOVES[restore], device=device, dtype=dtype)
         for tap, layer in start.items():
             scale, shift, std, dead = (
-                value.detach().to(device, torch.float32)
+                value.detach().to(device, dtype)
                 for value in (layer.scale, layer.shift, goals[tap].std, goals[tap].dead)
             )
             self._start[tap] = scale, shift
             self._units[tap] = torch.stack([scale, std]) * (1 - dead) * moves[:, None]
-            self.steps[tap] = torch.zeros(2, len(scale), device=device, requires_grad=True)
+            self.steps[tap] = torch.zeros_like(self._units[tap], requires_grad=True)
 
     def affine(self, tap: str) -> tuple[Tensor, Tensor]:
         """Return the scale and shift of a tap."""
@@ -123,7 +129,7 @@ def distil(
     """Fit the corrections of an interpolated network to the endpoints' answers.
 
     Args:
-        graph, state: the interpolated network, uncorrected; computed in float32
+        graph, state: the interpolated network, uncorrected; computed as the answers are
         start: corrections to start from, by tap
         goals: the goal of each of those taps
         answers: images, and what the endpoints answer
@@ -138,45 +144,44 @@ def distil(
     recipe = recipe or Recipe()
     if not start:
         return {}
-    device = answers.wanted.device
-    moving = MovingAffines(start, goals, restore, device)
+    device, dtype = answers.wanted.device, answers.wanted.dtype
+    moving = MovingAffines(start, goals, restore, answers.wanted)
     placed = {
-        name: t.float() if t.is_floating_point() else t
+        name: t.to(dtype) if t.is_floating_point() else t
         for name, t in as_mapping(state, device).items()
     }
     generator = torch.Generator().manual_seed(SEED)
-    fitted, held_out = _split(len(answers.images), generator, ranks)
-    shares = _shares(len(fitted), recipe.batch_size, ranks)
+    own = _Own.of(len(answers.images), ranks)
+    fitted, held_out = _split(own.everyones, generator)
 
     def loss(index: Tensor) -> Tensor:
         [output] = execute(
-            graph, [placed], answers.batch(index), moving.correct, tuple(start), torch.float32
+            graph, [placed], answers.batch(index), moving.correct, tuple(start), dtype
         )
         return answers.disagreement(output, index)
 
     def held_out_loss() -> float:
         with torch.no_grad():
-            pieces = held_out.split(recipe.batch_size) if len(held_out) else ()
-            own = sum(float(loss(piece)) * len(piece) for piece in pieces)
-        everyone = ranks.exchange("held out", (own, len(held_out)))
-        return sum(total for total, _ in everyone) / sum(count for _, count in everyone)
+            pieces = [own.part(piece) for piece in held_out.split(recipe.batch_size)]
+            total = sum(float(loss(piece)) * len(piece) for piece in pieces if len(piece))
+        return sum(ranks.exchange("held out", total)) / len(held_out)
 
     best, kept = held_out_loss(), moving.frozen()
-    steps = recipe.epochs * len(shares)
+    steps = recipe.epochs * math.ceil(len(fitted) / recipe.batch_size)
     optimizer = torch.optim.Adam(moving.steps.values(), lr=recipe.learning_rate)
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
     with meter("distillation", recipe.epochs * len(fitted)) as done:
         for _ in range(recipe.epochs):
             order = fitted[torch.randperm(len(fitted), generator=generator)]
-            parts = order.split([own for own, _ in shares])
-            for index, (own, everyones) in zip(parts, shares, strict=True):
+            for step in order.split(recipe.batch_size):
+                index = own.part(step)
                 optimizer.zero_grad()
-                if own:
-                    _backward(loss, index, own / everyones)
+                if len(index):
+                    _backward(loss, index, len(index) / len(step))
                 _add_up_gradients(list(moving.steps.values()), ranks)
                 optimizer.step()
                 schedule.step()
-                done.update(own)
+                done.update(len(index))
             found = held_out_loss()
             if found < best:
                 best, kept = found, moving.frozen()
@@ -206,21 +211,34 @@ def _add_up_gradients(steps: Sequence[Tensor], ranks: Ranks) -> None:
     ranks.add_up_([step.grad for step in steps if step.grad is not None])
 
 
-def _split(n: int, generator: torch.Generator, ranks: Ranks) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class _Own:
+    """Which of all ranks' images, counted in the order of ranks, are this rank's.
+
+    Attributes:
+        begin, end: their numbers
+        everyones: how many there are on all ranks
+    """
+
+    begin: int
+    end: int
+    everyones: int
+
+    @classmethod
+    def of(cls, n: int, ranks: Ranks) -> "_Own":
+        counts = ranks.exchange("to distil with", n)
+        begin = sum(counts[: ranks.rank])
+        return cls(begin, begin + n, sum(counts))
+
+    def part(self, numbers: Tensor) -> Tensor:
+        """Return those of some images that are this rank's, as it counts them."""
+        return numbers[(numbers >= self.begin) & (numbers < self.end)] - self.begin
+
+
+def _split(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return which images to fit to, and which to judge by."""
     order = torch.randperm(n, generator=generator)
-    few = sum(ranks.exchange("to distil with", n)) < FEW
+    few = n < FEW
     count = int((0.5 if few else HELD_OUT) * n)
-    enough = sum(ranks.exchange("to hold out", count)) >= (1 if few else LEAST_HELD_OUT)
+    enough = count >= (1 if few else LEAST_HELD_OUT)
     return (order[count:], order[:count]) if enough else (order, order)
-
-
-def _shares(n: int, batch_size: int, ranks: Ranks) -> list[tuple[int, int]]:
-    """Return for each step how many images it takes of this rank's n, and how many of all."""
-    everyone = ranks.exchange("to fit to", n)
-    steps = -(-sum(everyone) // batch_size)
-    if ranks.size == 1:
-        sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
-        return [(size, size) for size in sizes]
-    cut = [[m * (k + 1) // steps - m * k // steps for m in everyone] for k in range(steps)]
-    return [(sizes[ranks.rank], sum(sizes)) for sizes in cut]

@@ -26,6 +26,7 @@ from repair_kernels.calibration.goals import (
     goal,
 )
 from repair_kernels.calibration.norm_reset import reset_statistics
+from repair_kernels.calibration.rank_pieces import RankPieces
 from repair_kernels.calibration.sequential import correct_in_order
 from repair_kernels.errors import ArgumentError, CalibrationDataError
 from repair_kernels.graph.network import NetworkGraph, State
@@ -125,20 +126,21 @@ def correct_forward(merged: Interpolated) -> list[Corrections]:
 
     Each tap is normalised by its batch's statistics, so that what follows sees the goal. The
     corrections are then frozen with the statistics of the whole pass. Batches are pieces of one
-    size, as the statistics of small ones are poor (see `Batches.pieces`); with `batch_mean` they
-    are the data's own, as in the published code. Of several ranks each cuts its own data: what a
-    piece is normalised by is its own, what is frozen is of all ranks' images.
+    size, as the statistics of small ones are poor, and the same ones whatever the processes (see
+    `rank_pieces.py`); with `batch_mean` they are the data's own, as in the published code.
     """
     goals = merged.goals()
+    pieces = RankPieces(merged.data, merged.ranks, meetings=len(merged.states) * len(merged.stats))
 
-    def normalise(tap: Tap, number: int, value: Tensor, moments: ChannelMoments) -> Tensor:
+    def normalise(tap: Tap, number: int, value: Tensor, own: ChannelMoments) -> Tensor:
+        moments = own if merged.batch_mean else pieces.moments(own)
         affine = affine_to_goal(goals[number][tap.name], moments, merged.restore)
         return ChannelAffine(*affine, tap.channel_dim)(value)
 
     seen = collect_channels(
         merged.graph,
         merged.states,
-        merged.data if merged.batch_mean else merged.data.pieces(),
+        merged.data if merged.batch_mean else pieces,
         taps=tuple(merged.stats),
         correct=normalise,
         networks=merged.networks,
@@ -193,7 +195,7 @@ def correct_distilled(merged: Interpolated) -> list[Corrections]:
                 state,
                 start.affines,
                 goals,
-                answers.at(alpha),
+                answers.at(alpha, merged.ranks),
                 restore=merged.restore,
                 ranks=merged.ranks,
             )

@@ -15,7 +15,6 @@ from repair_kernels.calibration.variants import correct
 from repair_kernels.errors import ArgumentError
 from repair_kernels.graph.network import state_of
 from repair_kernels.interpolation import interpolate_state
-from repair_kernels.ranks import ALONE
 from repair_kernels.statistics.collecting import collect
 from tests.networks import assert_same, lively, snapshot
 
@@ -122,7 +121,7 @@ def test_what_does_not_answer_better_is_not_kept():
 def test_what_is_fitted_to_is_judged_by_other_images_if_there_are_enough_or_very_few(
     n, fitted, held_out
 ):
-    parts = _split(n, torch.Generator().manual_seed(0), ALONE)
+    parts = _split(n, torch.Generator().manual_seed(0))
     assert [len(part) for part in parts] == [fitted, held_out]
     assert set(torch.cat(parts).tolist()) == set(range(n))
 
