@@ -1,10 +1,10 @@
 r"""Time `compute_stats` on a pair of ImageNet ResNets against two plain forward passes.
 
     python bench/imagenet_stats.py                          random weights, synthetic images
-    python bench/imagenet_stats.py --data imagenet/val --weights-a a.pth --weights-b b.pth
+    python bench/imagenet_stats.py --data imagenet/val --weights a.pth b.pth
     python bench/imagenet_stats.py --data 'shards/val-{000..049}.tar' --samples 5000 \
-        --weights-a torchvision:ResNet50_Weights.IMAGENET1K_V1 \
-        --weights-b torchvision:ResNet50_Weights.IMAGENET1K_V2
+        --weights torchvision:ResNet50_Weights.IMAGENET1K_V1 \
+        torchvision:ResNet50_Weights.IMAGENET1K_V2
     torchrun --nproc-per-node=8 bench/imagenet_stats.py --data imagenet/train
 
 `compute_stats` is called once, on batches that hold a stopwatch. Whenever it asks for a batch, the
@@ -48,7 +48,10 @@ from repair_kernels.published import is_published, published_weights  # noqa: E4
 from repair_kernels.ranks import Ranks  # noqa: E402
 
 MODELS = {"resnet18": imagenet_resnet18, "resnet50": imagenet_resnet50}
-WEIGHTS = "checkpoint, or a published name as torchvision:ResNet50_Weights.IMAGENET1K_V1"
+WEIGHTS = (
+    "of both networks: checkpoints, or published names such as "
+    "torchvision:ResNet50_Weights.IMAGENET1K_V1 (default: random)"
+)
 
 
 def build_models(
@@ -56,7 +59,7 @@ def build_models(
 ) -> tuple[nn.Module, nn.Module]:
     """Return both networks in evaluation mode, from checkpoints or from two seeds."""
     models = []
-    for name, reference in (("a", options.weights_a), ("b", options.weights_b)):
+    for name, reference in zip("ab", options.weights, strict=True):
         torch.manual_seed(options.seed + len(models))
         state = None
         if reference is not None:
@@ -97,8 +100,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", choices=MODELS, default="resnet50")
-    add("--weights-a", metavar="FILE", help=f"of network a: {WEIGHTS}; else random")
-    add("--weights-b", metavar="FILE", help="of network b, likewise; else random")
+    add("--weights", nargs=2, metavar=("A", "B"), default=(None, None), help=WEIGHTS)
     add("--data", metavar="PATH", help="folder of class folders, or tar shards")
     add("--synthetic", action="store_true", help="random images, as without --data")
     add("--samples", type=_count, default=5000, metavar="N", help="images (default: 5000)")
@@ -114,8 +116,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--timeout", type=float, default=1800, metavar="S", help=wait)
     add("--json", metavar="FILE", help="write the result there; - prints it instead of the table")
     options = parser.parse_args(arguments)
-    if (options.weights_a is None) != (options.weights_b is None):
-        parser.error("--weights-a and --weights-b go together; give both, or neither")
     if options.synthetic and options.data is not None:
         parser.error("--synthetic stands for images without --data; give one of the two")
     if options.json not in (None, "-") and not Path(options.json).parent.is_dir():
@@ -161,8 +161,8 @@ def measure(options: argparse.Namespace, process: Process) -> dict[str, Any]:
         process_group=process.group,
     )
     weights = "random weights"
-    if options.weights_a is not None:
-        weights = f"weights {Path(options.weights_a).name} and {Path(options.weights_b).name}"
+    if None not in options.weights:
+        weights = "weights " + " and ".join(Path(name).name for name in options.weights)
     dead = list(stats.dead.values())
     everyone = ranks.exchange("times", stopwatch.finish())
     return {

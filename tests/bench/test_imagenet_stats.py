@@ -117,7 +117,7 @@ def test_a_folder_of_images_and_checkpoints(folder: Path, tmp_path: Path, capsys
         save_state_dict(imagenet_stats.imagenet_resnet18(classes=7).state_dict(), tmp_path / name)
     a, b = str(tmp_path / "a.pt"), str(tmp_path / "b.safetensors")
     data = ["--data", str(folder), "--samples", "5", "--workers", "1"]
-    result = result_of(capsys, "--weights-a", a, "--weights-b", b, *data)
+    result = result_of(capsys, "--weights", a, b, *data)
     assert result["n_images"] == 5
     assert result["timed_batches"] == 2
     assert result["synthetic"] is False
@@ -143,9 +143,7 @@ def test_published_weights_are_loaded_by_name(tmp_path: Path, capsys, monkeypatc
 
     monkeypatch.setattr(imagenet_stats, "published_weights", published)
     names = [f"torchvision:ResNet18_Weights.IMAGENET1K_V{version}" for version in (1, 2)]
-    result = result_of(
-        capsys, "--steps", "2", "--weights-a", names[0], "--weights-b", names[1], "--synthetic"
-    )
+    result = result_of(capsys, "--steps", "2", "--weights", *names, "--synthetic")
     assert f"weights {names[0]} and {names[1]}" in result["networks"]
 
 
@@ -171,7 +169,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"no checkpoint")
-    weights = ["--weights-a", str(tmp_path / "a.pt"), "--weights-b", str(tmp_path / "b.pt")]
+    weights = ["--weights", str(tmp_path / "a.pt"), str(tmp_path / "b.pt")]
     with pytest.raises(CheckpointError, match=r"a\.pt"):
         imagenet_stats.main([*TINY, "--steps", "2", *weights])
     for name in ("a.pt", "b.pt"):
@@ -183,7 +181,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--weights-a", "a.pt"], "--weights-a and --weights-b go together"),
+        (["--weights", "a.pt"], "--weights: expected 2 arguments"),
         (["--synthetic", "--data", "x"], "--synthetic stands for images without --data"),
         (["--samples", "0"], "expected a whole number of at least 1, got '0'"),
         (["--precision", "fp8"], "invalid choice: 'fp8'"),
