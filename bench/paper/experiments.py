@@ -21,6 +21,7 @@ class Point:
         rank: the most telling are run first
         sizes: in which it is run
         ways: in which it is merged; default: those of the experiment
+        factors: what some numbers of the recipe are multiplied by, by their names
     """
 
     series: str
@@ -30,6 +31,7 @@ class Point:
     rank: int = 8
     sizes: tuple[str, ...] = ("full",)
     ways: tuple[str, ...] = ()
+    factors: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,12 @@ def _wide_resnet20(dataset: str, width: int) -> Point:
     )
 
 
+def _trained_otherwise(series: str, x: float, **factors: float) -> Point:
+    sizes = CPU if factors else ALL
+    recipe = "cifar10_resnet20x1"
+    return Point(series, x, recipe, 40, rank=8, sizes=sizes, factors=tuple(factors.items()))
+
+
 RESNET18 = Point("ResNet18", 18, "cifar10_resnet18", 40, rank=1, sizes=ALL, ways=NORM_WAYS)
 
 EXPERIMENTS: Mapping[str, Experiment] = {
@@ -197,6 +205,20 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             for lr in (0.025, 0.05, 0.1, 0.2)
         ),
         axis="learning rate",
+    ),
+    "resnet20_midpoint": Experiment(
+        title="What the midpoint of ResNet20 depends on",
+        figure="Not in the paper",
+        claim="In search of the published 67.6 % of width 1: the activations at which channels are "
+        "matched, and how the endpoints were trained.",
+        ways=("aligned", "reset", "forward", "forward_layers", "forward_all", "ours"),
+        points=(
+            _trained_otherwise("ResNet20", 0),
+            _trained_otherwise("4 × the epochs", 1, epochs=4),
+            _trained_otherwise("2 × the rate", 2, lr=2),
+            _trained_otherwise("1/2 of the rate", 3, lr=0.5),
+            _trained_otherwise("1/5 of the weight decay", 4, weight_decay=0.2),
+        ),
     ),
     "mlp_width": Experiment(
         title="MLPs of ten hidden layers: width",

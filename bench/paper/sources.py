@@ -72,7 +72,10 @@ class Settings:
     def recipe(self, point: Point) -> Recipe:
         """Return how a point's endpoints are trained."""
         recipe = recipe_at(self.size, RECIPES[point.recipe], point.epochs, self.kind)
-        return recipe if self.epochs is None else replace(recipe, epochs=self.epochs)
+        if self.epochs is not None:
+            recipe = replace(recipe, epochs=self.epochs)
+        changed = {name: getattr(recipe, name) * factor for name, factor in point.factors}
+        return replace(recipe, **changed)
 
 
 @dataclass(frozen=True)

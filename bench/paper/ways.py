@@ -1,7 +1,7 @@
 """The ways to merge a pair: the paper's, and ours.
 
-The paper matches each group at one activation and leaves b's signs as they are; so does every way
-here but "ours", which is the default of `rk.repair`.
+The paper matches each group at one activation and leaves b's signs as they are. So does every way
+here but those that say what else they match at, and "ours", which is the default of `rk.repair`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ from repair_kernels.alignment import AlignedPair
 from repair_kernels.graph.permutation import Permutation
 from repair_kernels.pipeline import repair
 
+ALIGNMENTS = {
+    "paper": PAPER,
+    "layers": replace(PAPER, matching="layers"),
+    "all": replace(PAPER, matching="all"),
+}
+
 
 @dataclass(frozen=True)
 class Merge:
@@ -23,7 +29,7 @@ class Merge:
     Attributes:
         label: in pictures and tables
         variant: of `AlignedPair.merge`
-        alignment: "paper", "ours", or "none"
+        alignment: one of `ALIGNMENTS`, "ours", or "none"
         colour: in pictures
         slow: whether each alpha takes a training of its own
     """
@@ -42,6 +48,8 @@ WAYS = {
     "closed_form": Merge("REPAIR, closed form (paper)", "closed_form", "paper", "tab:orange"),
     "reset": Merge("BatchNorm reset (paper)", "reset_norm", "paper", "tab:cyan"),
     "forward": Merge("REPAIR, forward (paper)", "forward", "paper", "tab:blue"),
+    "forward_layers": Merge("… matched at layers' outputs", "forward", "layers", "tab:brown"),
+    "forward_all": Merge("… matched at all activations", "forward", "all", "tab:olive"),
     "ours": Merge("ours: the default of `repair`", "distilled", "ours", "tab:green", slow=True),
 }
 
@@ -50,6 +58,8 @@ def matched_by(name: str) -> str:
     """Return what decides the order of b's channels: an activation, or the default of `repair`."""
     return {
         "paper": "correlation at one activation",
+        "layers": "correlations at layers' outputs",
+        "all": "correlations at all activations",
         "ours": inspect.signature(repair).parameters["match_by"].default,
         "none": "nothing",
     }[WAYS[name].alignment]
@@ -65,8 +75,10 @@ def aligned_for(pair: AlignedPair, names: Iterable[str]) -> dict[str, AlignedPai
     """Return for each way the pair in the order that it asks for."""
     wanted = {WAYS[name].alignment for name in names}
     pairs = {"ours": pair}
-    if "paper" in wanted and (paper := realigned(pair, PAPER)) is not None:
-        pairs["paper"] = paper
+    for name in wanted & ALIGNMENTS.keys():
+        found = realigned(pair, ALIGNMENTS[name])
+        assert found is not None  # none of them matches again
+        pairs[name] = found
     if "none" in wanted:
         pairs["none"] = _unaligned(pair)
     return {name: pairs[WAYS[name].alignment] for name in names}
