@@ -10,6 +10,9 @@ broadcast one. Messages (what each rank has seen, pickled) go from every rank to
 n - 1 steps of a ring:
 
     bytes sent by all ranks together = n (n - 1) · M        time = (n - 1) · (step + M / bandwidth)
+
+Before and after, each rank shifts its totals to the common means, and copies them to where they
+are sent from and back: `merging_of` counts these operators.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from unittest import mock
 import torch.distributed as dist
 from torch import Tensor
 
+from bench.workload import Operator, OperatorCount
 from repair_kernels.statistics.all_reduce import all_reduce
 from repair_kernels.statistics.paired_stats import PairedStats
 
@@ -108,6 +112,13 @@ def exchange_of(stats: PairedStats, group: dist.ProcessGroup | None = None) -> E
     with pretending(2) if group is None else recording() as calls:
         all_reduce(stats, STAND_IN if group is None else group)
     return Exchange.of(calls)
+
+
+def merging_of(stats: PairedStats) -> list[Operator]:
+    """Return the operators that each of several ranks runs to merge its statistics with others'."""
+    with pretending(2), OperatorCount() as count:
+        all_reduce(stats, STAND_IN)
+    return count.operators
 
 
 @dataclass(frozen=True)

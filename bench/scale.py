@@ -27,7 +27,7 @@ import bench.launches as launches  # noqa: E402, I001  (first: it prepares the i
 import torch  # noqa: E402
 
 from bench import cluster, predict, scale_model  # noqa: E402
-from bench.exchange import exchange_of  # noqa: E402
+from bench.exchange import exchange_of, merging_of  # noqa: E402
 from bench.provenance import provenance, write_rows  # noqa: E402
 from bench.roofline import RATES  # noqa: E402
 from bench.scale_plot import draw  # noqa: E402
@@ -148,6 +148,8 @@ def image_sets(inputs: dict[str, Any]) -> Iterator[scale_model.Images]:
 def describe(name: str, compiled: Compiled, inputs: dict[str, Any]) -> dict[str, Any]:
     """Return what is counted and predicted of a network on one GPU."""
     work = workload(name)
+    stats = totals(work)
+    merging = merging_of(stats)
     chips = {}
     for chip in ("NVIDIA H100", "NVIDIA H200"):
         for dtype in UNITS:
@@ -161,6 +163,13 @@ def describe(name: str, compiled: Compiled, inputs: dict[str, Any]) -> dict[str,
                 "launches": started,
                 "launch_seconds": operators * inputs["operator_seconds"]
                 + started * cluster.HOST_LAUNCH,
+                "merging_seconds": sum(
+                    max(
+                        RATES[chip].memory_seconds(operator.bytes) / predict.COPY_SHARE,
+                        inputs["operator_seconds"],
+                    )
+                    for operator in merging
+                ),
             }
     return {
         "network": name,
@@ -173,7 +182,9 @@ def describe(name: str, compiled: Compiled, inputs: dict[str, Any]) -> dict[str,
         "taps": len(work.taps),
         "crossed": len(work.crossed),
         "total_bytes": work.total_bytes,
-        "exchange": asdict(exchange_of(totals(work))),
+        "exchange": asdict(exchange_of(stats)),
+        "merging_operators": len(merging),
+        "merging_bytes": sum(operator.bytes for operator in merging),
         "capture_seconds": inputs["capture_seconds"][name],
         "chips": chips,
     }

@@ -6,7 +6,7 @@ Each process has one thread. It measures what its processor does (convolutions, 
 an operator, Gloo), counts the operators of one batch of `compute_stats`, and predicts from both:
 
     batch = Σ over operators of  max(bytes / bandwidth, flops / rate) + start
-    exchange = as in `exchange.py`
+    exchange = sending, as in `exchange.py` + Σ over the operators that merge
 
 Then it runs, with all processes at once and Gloo between them. Batches are compared in processor
 time, which other work on the machine changes little, and the exchange by the clock; each the least
@@ -36,7 +36,7 @@ import torch.multiprocessing as mp  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import repair_kernels as rk  # noqa: E402
-from bench.exchange import all_reduce, exchange_of  # noqa: E402
+from bench.exchange import all_reduce, exchange_of, merging_of  # noqa: E402
 from bench.provenance import provenance, write_rows  # noqa: E402
 from bench.workload import Operator, OperatorCount  # noqa: E402
 from models.resnet import cifar_resnet, imagenet_resnet18, imagenet_resnet50  # noqa: E402
@@ -139,13 +139,16 @@ class Stopwatch:
             self.times.append(time.process_time() - start)
 
 
-def measure_gloo() -> tuple[float, float]:
-    """Return the seconds of a collective on next to nothing, and bytes/s of a large one."""
+def measure_gloo() -> tuple[float, float, float]:
+    """Return the seconds of a tiny collective, bytes/s of a large one, and seconds of a message."""
     small, large = torch.zeros(1, dtype=torch.float64), torch.zeros(2**20, dtype=torch.float64)
     start = min(clocked(lambda: dist.all_reduce(small)) for _ in range(ROUNDS))
     whole = min(clocked(lambda: dist.all_reduce(large)) for _ in range(ROUNDS))
     ranks = dist.get_world_size()
-    return start, 2 * (ranks - 1) / ranks * large.numel() * 8 / max(whole - start, 1e-9)
+    bandwidth = 2 * (ranks - 1) / ranks * large.numel() * 8 / max(whole - start, 1e-9)
+    answers: list[None] = [None] * ranks
+    message = min(clocked(lambda: dist.all_gather_object(answers, None)) for _ in range(ROUNDS))
+    return start, bandwidth, message / (ranks - 1)
 
 
 def clocked(work: Callable[[], Any]) -> float:
@@ -183,8 +186,12 @@ def measure_case(name: str, world: int) -> dict[str, Any]:
     processor = measure_processor(max(operator.bytes for operator in operators))
     stopwatch = Stopwatch(x)
     stats = statistics(graph, model, stopwatch)
-    start, bandwidth = measure_gloo() if world > 1 else (0.0, 1.0)
+    start, bandwidth, step = measure_gloo() if world > 1 else (0.0, 1.0, 0.0)
     exchange = exchange_of(stats, dist.group.WORLD)
+    sending = exchange.seconds(
+        world, start=start, bandwidth=bandwidth, step=step, message_bandwidth=bandwidth
+    )
+    merging = processor.seconds(merging_of(stats)) if world > 1 else 0.0
     times, written = [], []
     for _ in range(EXCHANGES):
         dist.barrier()
@@ -194,16 +201,15 @@ def measure_case(name: str, world: int) -> dict[str, Any]:
         written.append(written_bytes() - before)
     return {
         "processor": vars(processor),
-        "gloo": {"start": start, "bandwidth": bandwidth},
+        "gloo": {"start": start, "bandwidth": bandwidth, "step": step},
         "operators": len(operators),
         "bytes": sum(operator.bytes for operator in operators),
         "flops": sum(operator.flops for operator in operators),
         "batch_predicted": processor.seconds(operators),
         "batch_measured": min(stopwatch.times),
         "exchange": vars(exchange),
-        "exchange_predicted": exchange.seconds(
-            world, start=start, bandwidth=bandwidth, step=start, message_bandwidth=bandwidth
-        ),
+        "exchange_predicted": sending + merging,
+        "merging_predicted": merging,
         "exchange_measured": min(times),
         "sent_predicted": exchange.sent_bytes(world),
         "sent_measured": median(written),

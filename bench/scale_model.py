@@ -27,7 +27,10 @@ ONCE = ("start", "listing", "first batch", "exchange")
 
 @dataclass(frozen=True)
 class Work:
-    """One pair of networks on one kind of GPU: seconds of a full batch, and what is exchanged."""
+    """One pair of networks on one kind of GPU: seconds of a full batch, and what is exchanged.
+
+    `merging_seconds` are those of a rank that prepares its totals for the others', and merges them.
+    """
 
     network: str
     batch: int
@@ -35,14 +38,22 @@ class Work:
     launch_seconds: float  # of the host that starts its work
     capture_seconds: float
     exchange: Exchange
+    merging_seconds: float = 0.0
 
 
 def work_of(row: dict[str, Any], chip: str) -> Work:
     """Return what the model needs to know of a network, from a row of `scale.json`."""
     times = row["chips"][chip]
     device = times["forward_seconds"] + times["statistics_seconds"]
-    once, exchange = row["capture_seconds"], Exchange(**row["exchange"])
-    return Work(row["network"], row["batch"], device, times["launch_seconds"], once, exchange)
+    return Work(
+        row["network"],
+        row["batch"],
+        device,
+        times["launch_seconds"],
+        row["capture_seconds"],
+        Exchange(**row["exchange"]),
+        times["merging_seconds"],
+    )
 
 
 @dataclass(frozen=True)
@@ -82,17 +93,18 @@ def parts(work: Work, images: Images, gpus: int, *, import_seconds: float) -> di
     full["decode"] = max(full["decode"] - first, 0.0)  # the first batch is counted on its own
     full["launch"] = ceil(share / work.batch) * work.launch_seconds
     found = cluster.CUDA_START + import_seconds + work.capture_seconds
+    sending = work.exchange.seconds(
+        gpus,
+        start=cluster.collective_start(gpus),
+        bandwidth=cluster.link_bandwidth(gpus),
+        step=cluster.MESSAGE_STEP,
+        message_bandwidth=cluster.MESSAGES,
+    )
     return full | {
         "start": found + cluster.meeting_seconds(gpus),
         "listing": images.files * images.listing_seconds,
         "first batch": first,
-        "exchange": work.exchange.seconds(
-            gpus,
-            start=cluster.collective_start(gpus),
-            bandwidth=cluster.link_bandwidth(gpus),
-            step=cluster.MESSAGE_STEP,
-            message_bandwidth=cluster.MESSAGES,
-        ),
+        "exchange": sending + (work.merging_seconds if gpus > 1 else 0.0),
     }
 
 

@@ -122,7 +122,7 @@ def merged_pairs(
         mean_a, mean_b = means[key]
         add_spread_(m, m.mean_a - mean_a, m.mean_b - mean_b, m.n_samples)
     sums = {
-        key: {name: m.tensors[name].contiguous() for name in m.tensors if name not in MEANS}
+        key: {name: t.contiguous() for name, t in m.tensors.items() if name not in MEANS}
         for key, m in own.items()
     }
     ranks.add_up_([total for held in sums.values() for total in held.values()])

@@ -8,7 +8,7 @@ from torch import nn
 
 import repair_kernels as rk
 from bench import cluster, scale_model
-from bench.exchange import PASSES, Collective, Exchange, exchange_of, recording
+from bench.exchange import PASSES, Collective, Exchange, exchange_of, merging_of, recording
 from bench.report import TABLES
 from bench.tables import RESULTS, read
 from bench.workload import OperatorCount, count
@@ -16,8 +16,8 @@ from bench.workload import OperatorCount, count
 NOTHING = Exchange(0, 0)
 
 
-def work(compute=0.02, launch=0.001, exchange=NOTHING):
-    return scale_model.Work("net", 64, compute, launch, capture_seconds=1.0, exchange=exchange)
+def work(compute=0.02, launch=0.001, exchange=NOTHING, merging=0.0):
+    return scale_model.Work("net", 64, compute, launch, 1.0, exchange, merging)
 
 
 def images(number, decode=1e-6, size=1.0, files=0):
@@ -62,9 +62,9 @@ def test_shared_storage_is_read_no_faster_by_more_gpus():
 
 def test_a_single_process_exchanges_nothing():
     exchange = Exchange(10, 10**9)
-    assert parts(work(exchange=exchange), images(64))["exchange"] == 0
-    two = parts(work(exchange=exchange), images(64), gpus=2)["exchange"]
-    assert two == pytest.approx(10 * cluster.COLLECTIVE_START + 0.5e9 / cluster.NVLINK)
+    assert parts(work(exchange=exchange, merging=1.0), images(64))["exchange"] == 0
+    two = parts(work(exchange=exchange, merging=1.0), images(64), gpus=2)["exchange"]
+    assert two == pytest.approx(1.0 + 10 * cluster.COLLECTIVE_START + 0.5e9 / cluster.NVLINK)
 
 
 def test_messages_go_from_each_rank_to_each_other_one():
@@ -125,6 +125,16 @@ def test_collectives_are_recorded_with_their_bytes(monkeypatch):
 def test_the_exchange_moves_the_totals_twice(small):
     stats = rk.compute_stats(small, small, [torch.rand(4, 3, 8, 8)])
     assert exchange_of(stats).moved == 2 * count("small", small, batch=4, pixels=8).total_bytes
+
+
+def test_merging_reads_and_writes_all_totals(small):
+    """Its operators: shifted to the common means, copied to the buffer that is sent, and back."""
+    stats = rk.compute_stats(small, small, [torch.rand(4, 3, 8, 8)])
+    names = [operator.name for operator in merging_of(stats)]
+    copies = sum(operator.bytes for operator in merging_of(stats) if operator.name == "copy_")
+    totals = count("small", small, batch=4, pixels=8).total_bytes
+    assert names.count("cat") == 2
+    assert copies >= 2 * totals
 
 
 def test_the_committed_predictions_are_those_of_the_model_as_it_is():
