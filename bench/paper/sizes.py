@@ -73,8 +73,10 @@ def recipe_at(size: Size, recipe: Recipe, epochs: int, kind: str = "fast") -> Re
     if size.name == "cpu":
         return fast(narrow(recipe), 8, batch_size=125)
     if recipe.model.startswith("models.vgg:"):
-        # Without BatchNorm a few epochs of large batches are too few steps.
-        return fast(recipe, epochs, batch_size=recipe.batch_size // 2, lr=recipe.lr)
+        # Without BatchNorm a few epochs of large batches are too few steps; and shifted by two
+        # pixels only, VGG11 learns its images by heart in 26 epochs (99 %; of others 89 %).
+        short = fast(recipe, epochs, batch_size=recipe.batch_size // 2, lr=recipe.lr)
+        return replace(short, translate=recipe.translate)
     return fast(recipe, epochs)
 
 
