@@ -89,6 +89,8 @@ def _normed(norm: str, width: int) -> Point:
         rank=ranks.get((norm, width), 8),
         sizes=_sizes(width, smoke=(1,), cpu=(1, 2) if norm == "" else (1,)),
         ways=NORM_WAYS if norm == "" else NETWORK_WAYS,
+        # At this rate they classify as well, and merge better: see "resnet20_midpoint".
+        factors=(("lr", 2.0),) if norm == "" else (),
     )
 
 
