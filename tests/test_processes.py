@@ -25,6 +25,7 @@ N = 110
 # Where one rank's share of the images ends and the next one's starts.
 SHARES = {1: [0, N], 2: [0, 17, N], 3: [0, 0, 11, N]}
 VARIANTS = ("sequential", "reset_norm", "closed_form", "forward", "distilled")
+SAME_IN_FLOAT32 = VARIANTS[:4]
 CALIBRATIONS = (*VARIANTS, "cut_small", "from_stats")
 EVERY_SIZE = ("stats", "cut_small", "whole_batches", "measured")
 State = dict[str, Tensor]
@@ -49,6 +50,16 @@ def statistics(batches: list[Tensor], group: object) -> rk.PairedStats:
 def calibrated(variant: str, batches: list[Tensor], group: object) -> State:
     network = rk.calibrate(*pair(), batches, variant=variant, on_worse=None, process_group=group)
     return dict(network.state_dict())
+
+
+def in_float32(variant: str, batches: list[Tensor], group: object) -> State:
+    networks = (PLAIN.network(seed) for seed in (0, 1))
+    inputs = [batch.float() for batch in batches]
+    return dict(
+        rk.calibrate(
+            *networks, inputs, variant=variant, on_worse=None, process_group=group
+        ).state_dict()
+    )
 
 
 def cut_small(batches: list[Tensor], group: object) -> State:
@@ -136,6 +147,9 @@ def interrupted(batches: list[Tensor], group: object) -> None:
 CALLS: dict[str, Callable] = {
     "stats": statistics,
     **{variant: functools.partial(calibrated, variant) for variant in VARIANTS},
+    **{
+        f"{variant}, float32": functools.partial(in_float32, variant) for variant in SAME_IN_FLOAT32
+    },
     "cut_small": cut_small,
     "from_stats": from_stats,
     "repair": repaired,
@@ -252,6 +266,16 @@ def test_a_calibration_is_that_of_one_process(folder: Path, name: str) -> None:
         assert ours.keys() == expected.keys()
         for key, value in expected.items():
             torch.testing.assert_close(ours[key], value, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("variant", SAME_IN_FLOAT32)
+def test_in_float32_a_calibration_is_that_of_one_process_but_for_rounding(
+    folder: Path, variant: str
+) -> None:
+    name = f"{variant}, float32"
+    ours, expected = found(folder, name)[0], alone(name)
+    for key, value in expected.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-5, atol=1e-6)
 
 
 def test_the_whole_gives_the_same_network_and_report_on_all(folder: Path) -> None:

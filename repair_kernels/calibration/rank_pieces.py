@@ -53,9 +53,9 @@ class Plan:
         """
         ends = list(accumulate(counts, initial=0))
         everyones = cuts_of(ends[-1], images)
-        begin, end = ends[rank], ends[rank + 1]
-        inside = [cut for cut in everyones if begin < cut < end]
-        starts = [begin, *inside] if begin < end else []
+        begin, after = ends[rank], ends[rank + 1]
+        inside = [cut for cut in everyones if begin < cut < after]
+        starts = [begin, *inside] if begin < after else []
         # A piece is on several ranks if some rank's images end within it, and others follow.
         within = {end for end in ends[1:-1] if 0 < end < ends[-1]} - set(everyones)
         return cls(
@@ -133,8 +133,14 @@ class RankPieces:
             return self._data, known
         held = [batch.cpu() for batch in self._data]
         counts = self._ranks.exchange("images that were kept", sum(map(len, held)))
-        device = self._data.device or "cpu"
-        return (batch.to(device, non_blocking=True) for batch in held), counts
+        return self._again(held), counts
+
+    def _again(self, held: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield batches that were kept; between them look after the others, as `Batches` does."""
+        for batch in held:
+            yield batch.to(self._data.device or "cpu", non_blocking=True)
+            self._ranks.meet()
+        self._ranks.wait()
 
 
 def cut_at(batches: Iterable[Tensor], cuts: Sequence[int]) -> Iterator[Tensor]:
