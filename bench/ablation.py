@@ -26,7 +26,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 
 import repair_kernels as rk  # noqa: E402
-from bench.provenance import provenance  # noqa: E402
+from bench.measuring.provenance import provenance  # noqa: E402
 from bench.real_pairs import EMBEDDED, PAIRS, Pair  # noqa: E402
 from bench.ways import WAYS, Way, realigned  # noqa: E402
 from models import datasets  # noqa: E402

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.conftest import ON_GPU
-from bench.contest import Contest, Provider, input_sets
+from bench.measuring.contest import Contest, Provider, input_sets
 from bench.shapes import TAPS, Tap
 from repair_kernels import ops
 

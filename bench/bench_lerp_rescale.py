@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.conftest import ON_GPU
-from bench.contest import Contest, Provider
+from bench.measuring.contest import Contest, Provider
 from bench.shapes import RESNET50
 from repair_kernels import ops
 from repair_kernels.ops import Lerp

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from bench import eager
 from bench.conftest import ON_GPU
-from bench.contest import Contest, Provider, input_sets
 from bench.forms import FORMS, worst_error
-from bench.roofline import unit_of
+from bench.measuring.contest import Contest, Provider, input_sets
+from bench.measuring.roofline import unit_of
 from bench.shapes import TAPS, Tap
 from repair_kernels import ops
 

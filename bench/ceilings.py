@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from bench.provenance import provenance, write_rows  # noqa: E402
-from bench.roofline import rates_of  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
+from bench.measuring.roofline import rates_of  # noqa: E402
 
 SIZE = 8192  # of the square products
 COPY_BYTES = 2**31

@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.provenance import write_rows  # noqa: E402
+from bench.measuring.provenance import write_rows  # noqa: E402
 
 
 def rows_of(file: Path) -> list[dict[str, Any]]:

@@ -21,15 +21,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import bench.launches as launches  # noqa: E402, I001  (first: it prepares the import of Triton)
+import bench.compiled.launches as launches  # noqa: E402, I001  (first: it prepares the import of Triton)
 import torch  # noqa: E402
 import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from bench.disassembly import read_code  # noqa: E402
-from bench.occupancy import LIMITS  # noqa: E402
-from bench.provenance import provenance, write_rows  # noqa: E402
+from bench.compiled.disassembly import read_code  # noqa: E402
+from bench.compiled.occupancy import LIMITS  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
 from repair_kernels.kernels import devices  # noqa: E402
 
 TARGETS = {

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.contest import Contest
-from bench.roofline import floor_seconds
+from bench.measuring.contest import Contest
+from bench.measuring.roofline import floor_seconds
 
 # Interpreted kernels are never timed.
 os.environ.pop("TRITON_INTERPRET", None)
@@ -54,44 +54,5 @@ def compete(benchmark: Any) -> Callable[..., None]:
         benchmark.extra_info.update(device=name, case=case, bytes=n_bytes, providers=rows)
         wrong = [name for name, row in rows.items() if "seconds" not in row]
         assert "ours" not in wrong, f"ours is wrong: {rows['ours']}"
-
-    return run
-
-
-@pytest.fixture
-def clock(benchmark: Any) -> Callable[..., None]:
-    """Return a function that checks one provider, times it, and notes its ratio to the floor."""
-
-    def run(
-        provider: Callable[[], Any],
-        error_of: Callable[[Any], float],
-        *,
-        allowed: float,
-        n_bytes: int,
-        flops: int = 0,
-        unit: str = "ieee",
-    ) -> None:
-        error = error_of(provider())
-        if not error <= allowed:
-            pytest.skip(f"wrong by {error:.1e}, {allowed:.1e} is allowed: not timed")
-
-        def synchronised() -> None:
-            provider()
-            if ON_GPU:
-                torch.cuda.synchronize()
-
-        benchmark.pedantic(synchronised, rounds=ROUNDS, warmup_rounds=3)
-        median = benchmark.stats.stats.median
-        name = torch.cuda.get_device_name() if ON_GPU else "CPU"
-        floor = floor_seconds(name, n_bytes, flops, unit)
-        benchmark.extra_info.update(
-            device=name,
-            error=error,
-            bytes=n_bytes,
-            flops=flops,
-            floor_seconds=floor,
-            ratio_to_floor=median / floor,
-            bytes_per_second=n_bytes / median,
-        )
 
     return run

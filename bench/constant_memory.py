@@ -25,7 +25,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.provenance import provenance, write_rows  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
 from bench.statistics_memory import resident  # noqa: E402
 from repair_kernels.statistics.collecting import compute_stats  # noqa: E402
 from repair_kernels.statistics.resuming import Checkpointing  # noqa: E402

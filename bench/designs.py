@@ -20,13 +20,13 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import bench.launches as launches  # noqa: E402, I001  (first: it prepares the import of Triton)
+import bench.compiled.launches as launches  # noqa: E402, I001  (first: it prepares the import of Triton)
 import torch  # noqa: E402
 
 import repair_kernels.kernels.paired_moments  # noqa: E402, F401  (the package's name is the op)
 from bench.compile_kernels import row_of  # noqa: E402
 from bench.predict import predict  # noqa: E402
-from bench.provenance import provenance, write_rows  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
 from repair_kernels.kernels.channel_moments import LaunchConfig  # noqa: E402
 from repair_kernels.kernels.devices import KNOWN  # noqa: E402
 

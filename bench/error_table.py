@@ -30,7 +30,7 @@ if not ON_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
-from bench.provenance import provenance, write_rows  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
 from repair_kernels import ops  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"

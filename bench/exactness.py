@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import repair_kernels as rk  # noqa: E402
-from bench.provenance import provenance, write_rows  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
 from models.datasets import IMAGE_SETS, load_embedded_fashion  # noqa: E402
 from models.mlp import MLP  # noqa: E402
 from models.pretrained import load_pair  # noqa: E402

@@ -2,12 +2,11 @@
 
     python bench/fuzz.py [--files 10000] [--json bench/results/fuzz.json]
 
-Each file is a sound one that was damaged (`mutations.py`), or one that was made to harm
-(`hostile.py`), damaged or as it is; files of options are also edited so that some stay sound
-(`configurations.py`). A reader may return, or raise an error of this package. Faults are: a crash,
-any other exception, a file that appears (a payload that ran, or a part of an output), a file with a
-checksum that is read with other contents, options that a file does not say, too much time, and too
-much memory.
+Each file is a sound one that was damaged, or one that was made to harm, damaged or as it is; files
+of options are also edited so that some stay sound (all in `robustness/`). A reader may return, or
+raise an error of this package. Faults are: a crash, any other exception, a file that appears (a
+payload that ran, or a part of an output), a file with a checksum that is read with other contents,
+options that a file does not say, too much time, and too much memory.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.mutations import mutate  # noqa: E402
-from bench.provenance import provenance, write_rows  # noqa: E402
-from bench.readers import TARGETS, Edit, Target  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
+from bench.robustness.mutations import mutate  # noqa: E402
+from bench.robustness.readers import TARGETS, Edit, Target  # noqa: E402
 from bench.statistics_memory import resident  # noqa: E402
 from repair_kernels.errors import RepairKernelsError  # noqa: E402
 

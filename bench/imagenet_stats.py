@@ -36,9 +36,9 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 import repair_kernels as rk  # noqa: E402
-from bench.provenance import provenance  # noqa: E402
-from bench.stopwatch import Stopwatch, summary  # noqa: E402
-from bench.torchrun import Process, started  # noqa: E402
+from bench.measuring.provenance import provenance  # noqa: E402
+from bench.measuring.stopwatch import Stopwatch, summary  # noqa: E402
+from bench.measuring.torchrun import Process, started  # noqa: E402
 from models.resnet import imagenet_resnet18, imagenet_resnet50  # noqa: E402
 from repair_kernels.atomic import atomic_path  # noqa: E402
 from repair_kernels.checkpoints import load_into, load_state_dict  # noqa: E402

@@ -25,11 +25,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import bench.launches as launches  # noqa: E402, I001  (first: it prepares the import of Triton)
+import bench.compiled.launches as launches  # noqa: E402, I001  (first: it prepares the import of Triton)
 import torch  # noqa: E402
 
-from bench.provenance import provenance, write_rows  # noqa: E402
-from bench.roofline import RATES, Rates, floor_seconds, unit_of  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
+from bench.measuring.roofline import RATES, Rates, floor_seconds, unit_of  # noqa: E402
 from repair_kernels.kernels import devices  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"

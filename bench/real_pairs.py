@@ -26,8 +26,8 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 
 import repair_kernels as rk  # noqa: E402
-from bench.provenance import provenance  # noqa: E402
-from bench.report import ROWS  # noqa: E402
+from bench.measuring.provenance import provenance  # noqa: E402
+from bench.tables.pairs import ROWS  # noqa: E402
 from models import datasets  # noqa: E402
 from models.mlp import MLP  # noqa: E402
 from models.recipes import RECIPES  # noqa: E402

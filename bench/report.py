@@ -14,75 +14,46 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import (  # noqa: E402
-    ablation_tables,
-    exactness_tables,
-    robustness_tables,
-    scale_tables,
-    tables,
-    trained_tables,
-    zoo_tables,
+from bench.tables import (  # noqa: E402
+    ablation,
+    exactness,
+    numerics,
+    pairs,
+    performance,
+    robustness,
+    scale,
+    trained,
+    zoo,
 )
-from bench.tables import read, source  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
-ROWS = {
-    "plain": "plain average",
-    "none": "aligned",
-    "reset_norm": "aligned + BatchNorm reset",
-    "closed_form": "aligned + REPAIR, closed form",
-    "forward": "aligned + REPAIR, forward",
-    "sequential": "aligned + REPAIR, sequential",
-    "distilled": "aligned + REPAIR, distilled",
-}
-
-
-def pairs_table() -> str:
-    """Return the accuracies of merged real networks, and where they were measured."""
-    files = [read("real_pairs.json"), read("embedded_pairs.json")]
-    pairs = [pair for file in files for pair in file["pairs"]]
-    lines = ["| accuracy in % at alpha = .5 | " + " | ".join(p["pair"] for p in pairs) + " |"]
-    lines.append("|---" * (len(pairs) + 1) + "|")
-    ends = [" / ".join(percent(end) for end in pair["endpoints"]) for pair in pairs]
-    lines.append(f"| endpoints | {' | '.join(ends)} |")
-    for variant, label in ROWS.items():
-        merged = [pair["midpoints"].get(variant) for pair in pairs]
-        cells = [percent(metrics) if metrics else "–" for metrics in merged]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(source(file) for file in files)])
-
 
 TABLES: dict[str, Callable[[], str]] = {
-    "pairs": pairs_table,
-    "ablation": ablation_tables.ways,
-    "ablation_counts": ablation_tables.counts,
-    "trained": trained_tables.trained,
-    "exactness": exactness_tables.goals,
-    "exactness_batches": exactness_tables.batches,
-    "floors": tables.floors,
-    "predictions": tables.predictions,
-    "other_predictions": tables.other_predictions,
-    "providers": tables.providers,
-    "compiled": tables.compiled,
-    "designs": tables.designs,
-    "cost": tables.cost,
-    "cost_shares": tables.cost_shares,
-    "cost_memory": tables.cost_memory,
-    "errors": tables.errors,
-    "moment_errors": tables.moment_errors,
-    "soak": robustness_tables.soak,
-    "fuzz": robustness_tables.fuzz,
-    "zoo_summary": zoo_tables.summary,
-    "zoo_families": zoo_tables.families,
-    "zoo_pins": zoo_tables.pins,
-    "zoo_networks": zoo_tables.networks,
-    **scale_tables.TABLES,
+    "pairs": pairs.merged,
+    "ablation": ablation.ways,
+    "ablation_counts": ablation.counts,
+    "trained": trained.merged,
+    "exactness": exactness.goals,
+    "exactness_batches": exactness.batches,
+    "floors": performance.floors,
+    "predictions": performance.predictions,
+    "other_predictions": performance.other_predictions,
+    "providers": performance.providers,
+    "compiled": performance.compiled,
+    "designs": performance.designs,
+    "cost": performance.cost,
+    "cost_shares": performance.cost_shares,
+    "cost_memory": performance.cost_memory,
+    "errors": numerics.errors,
+    "moment_errors": numerics.moment_errors,
+    "soak": robustness.soak,
+    "fuzz": robustness.fuzz,
+    "zoo_summary": zoo.summary,
+    "zoo_families": zoo.families,
+    "zoo_pins": zoo.pins,
+    "zoo_networks": zoo.networks,
+    **scale.TABLES,
 }
-
-
-def percent(metrics: dict[str, float]) -> str:
-    """Return an accuracy in %."""
-    return f"{100 * metrics['accuracy']:.2f}"
 
 
 def fill(text: str) -> str:

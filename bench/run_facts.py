@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 import triton  # noqa: E402
 
-from bench.provenance import commit, device_name  # noqa: E402
+from bench.measuring.provenance import commit, device_name  # noqa: E402
 from repair_kernels.version import __version__  # noqa: E402
 
 

@@ -5,8 +5,8 @@
     python bench/scale.py            predict: bench/results/scale.json, docs/images/scale.png
     python bench/report.py           docs/scale.md's tables
 
-Work is counted (`workload.py`), times of kernels are those of `predict.py`, machines are those of
-`cluster.py`, and `scale_model.py` puts them together.
+Work is counted (`scaling/workload.py`), times of kernels are those of `predict.py`, machines are
+those of `scaling/cluster.py`, and `scaling/model.py` puts them together.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import bench.launches as launches  # noqa: E402, I001  (first: it prepares the import of Triton)
+import bench.compiled.launches as launches  # noqa: E402, I001  (first: it prepares the import of Triton)
 import torch  # noqa: E402
 
-from bench import cluster, predict, scale_model  # noqa: E402
-from bench.exchange import exchange_of, merging_of  # noqa: E402
-from bench.provenance import provenance, write_rows  # noqa: E402
-from bench.roofline import RATES  # noqa: E402
-from bench.scale_plot import draw  # noqa: E402
+from bench import predict  # noqa: E402
+from bench.scaling import cluster, model  # noqa: E402
+from bench.scaling.exchange import exchange_of, merging_of  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
+from bench.measuring.roofline import RATES  # noqa: E402
+from bench.scaling.plot import draw  # noqa: E402
 from bench.shapes import Tap  # noqa: E402
-from bench.workload import Workload, count  # noqa: E402
+from bench.scaling.workload import Workload, count  # noqa: E402
 from models.resnet import imagenet_resnet18, imagenet_resnet50  # noqa: E402
 from repair_kernels import kernels  # noqa: E402
 from repair_kernels.kernels import devices  # noqa: E402
@@ -128,7 +129,7 @@ def totals(work: Workload) -> PairedStats:
     return PairedStats(seen, n_images=1)
 
 
-def image_sets(inputs: dict[str, Any]) -> Iterator[scale_model.Images]:
+def image_sets(inputs: dict[str, Any]) -> Iterator[model.Images]:
     """Yield the sets of images, as files that are decoded on the way and as decoded pixels."""
     seconds, listing = inputs["decode"], inputs["listing_seconds"]
     names = {
@@ -138,11 +139,11 @@ def image_sets(inputs: dict[str, Any]) -> Iterator[scale_model.Images]:
     }
     for name, (images, files) in names.items():
         from_files = cluster.JPEG_BYTES, seconds["jpeg_seconds"], files
-        yield scale_model.Images(f"{name}", images, *from_files, listing)
+        yield model.Images(f"{name}", images, *from_files, listing)
     for name, (images, _) in names.items():
         ahead = cluster.PIXEL_BYTES, seconds["pixels_seconds"]
         files = int(-(-images // cluster.SHARD_IMAGES))
-        yield scale_model.Images(f"{name}, decoded ahead", images, *ahead, files, listing)
+        yield model.Images(f"{name}, decoded ahead", images, *ahead, files, listing)
 
 
 def describe(name: str, compiled: Compiled, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -221,15 +222,13 @@ def main() -> int:
     for row in networks:
         for chip, times in row["chips"].items():
             node = int(cluster.GPUS_PER_NODE)
-            times["rates"] = scale_model.rates(scale_model.work_of(row, chip), imagenet, node)
-        work = scale_model.work_of(row, scale_model.CHIP)
+            times["rates"] = model.rates(model.work_of(row, chip), imagenet, node)
+        work = model.work_of(row, model.CHIP)
         for images in image_sets(inputs):
-            for gpus in scale_model.gpu_counts():
-                seconds = scale_model.parts(
-                    work, images, gpus, import_seconds=inputs["import_seconds"]
-                )
+            for gpus in model.gpu_counts():
+                seconds = model.parts(work, images, gpus, import_seconds=inputs["import_seconds"])
                 place = {"network": row["network"], "images": images.name, "gpus": gpus}
-                whole = {"seconds": scale_model.total(seconds), "limit": scale_model.limit(seconds)}
+                whole = {"seconds": model.total(seconds), "limit": model.limit(seconds)}
                 found.append({**place, **whole, "parts": seconds})
     where = provenance("scale.py", torch.device("cpu"), sys.argv[1:])
     known = {name: [one, one.meaning, one.source] for name, one in cluster.CONSTANTS.items()}

@@ -36,9 +36,9 @@ import torch.multiprocessing as mp  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import repair_kernels as rk  # noqa: E402
-from bench.exchange import all_reduce, exchange_of, merging_of  # noqa: E402
-from bench.provenance import provenance, write_rows  # noqa: E402
-from bench.workload import Operator, OperatorCount  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
+from bench.scaling.exchange import all_reduce, exchange_of, merging_of  # noqa: E402
+from bench.scaling.workload import Operator, OperatorCount  # noqa: E402
 from models.resnet import cifar_resnet, imagenet_resnet18, imagenet_resnet50  # noqa: E402
 from repair_kernels.batches import Batches  # noqa: E402
 from repair_kernels.graph.network import NetworkGraph, state_of  # noqa: E402

@@ -23,14 +23,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import bench.launches  # noqa: E402, F401, I001  (first: it prepares the import of Triton)
+import bench.compiled.launches  # noqa: E402, F401, I001  (first: it prepares the import of Triton)
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from bench.cluster import JPEG_BYTES  # noqa: E402
+from bench.scaling.cluster import JPEG_BYTES  # noqa: E402
 from bench.compile_kernels import TARGETS, compile_launch  # noqa: E402
-from bench.provenance import provenance  # noqa: E402
+from bench.measuring.provenance import provenance  # noqa: E402
 from bench.scale import NETWORKS, kernel_launches, workload  # noqa: E402
 from bench.scale_check import operator_seconds  # noqa: E402
 from repair_kernels.batches import Batches  # noqa: E402

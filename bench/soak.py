@@ -30,8 +30,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import kills, marked_images  # noqa: E402
-from bench.provenance import provenance, write_rows  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
+from bench.robustness import kills, marked_images  # noqa: E402
 from repair_kernels.statistics.parts import merge_files  # noqa: E402
 
 COMMAND = ["-m", "repair_kernels", "stats"]

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import repair_kernels as rk  # noqa: E402
-from bench.provenance import provenance  # noqa: E402
+from bench.measuring.provenance import provenance  # noqa: E402
 from models.resnet import imagenet_resnet18, imagenet_resnet50  # noqa: E402
 
 

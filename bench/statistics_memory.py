@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import repair_kernels as rk  # noqa: E402
-from bench.provenance import provenance, write_rows  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
 from bench.statistics_cost import CASES, Case  # noqa: E402
 
 BATCHES = 3

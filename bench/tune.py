@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from bench.contest import SLEEP_CYCLES, input_sets  # noqa: E402
 from bench.forms import FORMS, worst_error  # noqa: E402
-from bench.provenance import provenance, write_rows  # noqa: E402
-from bench.roofline import floor_seconds, unit_of  # noqa: E402
+from bench.measuring.contest import SLEEP_CYCLES, input_sets  # noqa: E402
+from bench.measuring.provenance import provenance, write_rows  # noqa: E402
+from bench.measuring.roofline import floor_seconds, unit_of  # noqa: E402
 from bench.shapes import RESNET50, TAPS, Tap  # noqa: E402
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -41,7 +41,7 @@ from torch.nn.modules.conv import _ConvNd
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.provenance import commit, provenance, write_rows  # noqa: E402
+from bench.measuring.provenance import commit, provenance, write_rows  # noqa: E402
 from bench.zoo_names import FAMILIES  # noqa: E402
 from repair_kernels.errors import FunctionChangedError, RepairKernelsError  # noqa: E402
 from repair_kernels.graph.network import NetworkGraph, trace  # noqa: E402

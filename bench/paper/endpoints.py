@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.measuring.provenance import device_name
 from bench.paper.images import ImageData
-from bench.provenance import device_name
 from models.recipes import Recipe
 from models.run import replacing
 from models.train import save_checkpoint, train_side_by_side

@@ -2,7 +2,8 @@
 
 import json
 
-from bench import collect, tables
+from bench import collect
+from bench.tables import performance, results
 
 CASE = {
     "op": "paired_moments",
@@ -29,10 +30,10 @@ def test_rows_of_all_benches_are_gathered_and_found_by_the_tables(tmp_path, monk
     assert collect.main([str(tmp_path)]) == 0
     written = tmp_path / "nvidia-h100-80gb-hbm3-2026-01-31.json"
     assert json.loads(written.read_text())["rows"] == [info]
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
     place = ("NVIDIA H100", *CASE.values())
-    assert tables.measured() == {place: {"ours": 3e-5}}
-    assert "| 30 |" in tables.providers()
+    assert performance.measured() == {place: {"ours": 3e-5}}
+    assert "| 30 |" in performance.providers()
 
 
 def test_without_rows_nothing_is_written(tmp_path):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import configurations, fuzz
-from bench.configurations import SOUND, edited, judge, read, tomllib
+from bench import fuzz
+from bench.robustness import configurations
+from bench.robustness.configurations import SOUND, edited, judge, read, tomllib
 from repair_kernels.errors import RepairKernelsError
 
 

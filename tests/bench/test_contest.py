@@ -2,7 +2,7 @@
 
 import torch
 
-from bench.contest import Contest, input_sets
+from bench.measuring.contest import Contest, input_sets
 
 CPU = torch.device("cpu")
 

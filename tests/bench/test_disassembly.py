@@ -1,6 +1,6 @@
 """What is read off machine code, on code written by hand."""
 
-from bench.disassembly import read_sass
+from bench.compiled.disassembly import read_sass
 
 SASS = """
  Function kernel:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import fuzz, hostile
-from bench.mutations import MUTATIONS, mutate
-from bench.readers import TARGETS
+from bench import fuzz
+from bench.robustness import hostile
+from bench.robustness.mutations import MUTATIONS, mutate
+from bench.robustness.readers import TARGETS
 from repair_kernels.errors import RepairKernelsError
 
 pytestmark = pytest.mark.usefixtures("unchecked_annotations")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.occupancy import LIMITS
+from bench.compiled.occupancy import LIMITS
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.roofline import RATES
+from bench.measuring.roofline import RATES
 
 H100 = RATES["NVIDIA H100"]
 ROW = {

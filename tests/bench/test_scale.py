@@ -7,33 +7,33 @@ import torch
 from torch import nn
 
 import repair_kernels as rk
-from bench import cluster, scale_model
-from bench.exchange import PASSES, Collective, Exchange, exchange_of, merging_of, recording
 from bench.report import TABLES
-from bench.tables import RESULTS, read
-from bench.workload import OperatorCount, count
+from bench.scaling import cluster, model
+from bench.scaling.exchange import PASSES, Collective, Exchange, exchange_of, merging_of, recording
+from bench.scaling.workload import OperatorCount, count
+from bench.tables.results import RESULTS, read
 
 NOTHING = Exchange(0, 0)
 
 
 def work(compute=0.02, launch=0.001, exchange=NOTHING, merging=0.0):
-    return scale_model.Work("net", 64, compute, launch, 1.0, exchange, merging)
+    return model.Work("net", 64, compute, launch, 1.0, exchange, merging)
 
 
 def images(number, decode=1e-6, size=1.0, files=0):
-    return scale_model.Images("set", number, size, decode, files, listing_seconds=1e-5)
+    return model.Images("set", number, size, decode, files, listing_seconds=1e-5)
 
 
 def parts(*args, gpus=1, **options):
-    return scale_model.parts(*args, gpus, import_seconds=2.0, **options)
+    return model.parts(*args, gpus, import_seconds=2.0, **options)
 
 
 def test_the_slowest_stage_sets_the_pace():
     found = parts(work(compute=0.064), images(64_000))
     assert found["compute"] == pytest.approx(64.0)
-    assert scale_model.limit(found) == "compute"
+    assert model.limit(found) == "compute"
     once = cluster.CUDA_START + 2.0 + 1.0 + 64e-6  # with the first batch's decoding
-    assert scale_model.total(found) == pytest.approx(64.0 + once)
+    assert model.total(found) == pytest.approx(64.0 + once)
 
 
 def test_stages_shrink_with_the_number_of_gpus_and_the_start_does_not():
@@ -50,7 +50,7 @@ def test_a_share_is_rounded_up_to_whole_images_and_launches_to_whole_batches():
 
 def test_one_worker_decodes_the_first_batch_and_all_of_them_the_rest():
     found = parts(work(), images(13_000, decode=1e-3))
-    assert scale_model.WORKERS == 13
+    assert model.WORKERS == 13
     assert found["first batch"] == pytest.approx(64e-3)
     assert found["decode"] == pytest.approx(1.0 - 64e-3)
 
@@ -139,20 +139,18 @@ def test_merging_reads_and_writes_all_totals(small):
 
 def test_the_committed_predictions_are_those_of_the_model_as_it_is():
     result, inputs = read("scale.json"), read("scale_inputs.json")
-    sets = {name: scale_model.Images(**one) for name, one in result["image_sets"].items()}
-    works = {
-        row["network"]: scale_model.work_of(row, scale_model.CHIP) for row in result["networks"]
-    }
+    sets = {name: model.Images(**one) for name, one in result["image_sets"].items()}
+    works = {row["network"]: model.work_of(row, model.CHIP) for row in result["networks"]}
     assert result["rows"]
     for row in result["rows"]:
-        found = scale_model.parts(
+        found = model.parts(
             works[row["network"]],
             sets[row["images"]],
             row["gpus"],
             import_seconds=inputs["import_seconds"],
         )
-        assert scale_model.total(found) == pytest.approx(row["seconds"], rel=1e-9), row
-        assert scale_model.limit(found) == row["limit"]
+        assert model.total(found) == pytest.approx(row["seconds"], rel=1e-9), row
+        assert model.limit(found) == row["limit"]
 
 
 def test_the_committed_constants_are_those_of_the_model_as_it_is():

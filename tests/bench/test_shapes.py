@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench.roofline import floor_seconds, unit_of
+from bench.measuring.roofline import floor_seconds, unit_of
 from bench.shapes import RESNET50, Tap
 
 

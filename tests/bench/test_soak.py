@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import kills, marked_images, soak
+from bench import soak
+from bench.robustness import kills, marked_images
 from repair_kernels.images import open_images
 from repair_kernels.statistics.collecting import compute_stats
 

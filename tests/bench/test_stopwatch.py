@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.stopwatch import Stopwatch, Times, summary
+from bench.measuring.stopwatch import Stopwatch, Times, summary
 
 ONE = Times([4, 4, 2], [9.0, 1.0, 2.0], [9.0, 2.0, 1.0], [10.0, 3.0, 1.0], 0.5)
 OTHER = Times([4, 8], [9.0, 2.0], [9.0, 4.0], [12.0, 4.0], 0.25)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from bench import zoo
+from bench.tables.zoo import is_whole
 from bench.zoo_names import FAMILIES
-from bench.zoo_tables import is_whole
 from models.resnet import CifarResNet
 from repair_kernels.graph.network import trace
 from repair_kernels.graph.permutation import permute

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.hostile_archives import FOREIGN, LIES, SOUND, Told, archive
+from bench.robustness.hostile_archives import FOREIGN, LIES, SOUND, Told, archive
 from repair_kernels.checkpoints import load_into, load_metadata, load_state_dict, torch_archive
 from repair_kernels.errors import CheckpointError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.tables import read, source, table
+from bench.tables.results import read, source, table
 
 SOAK, FUZZ = "soak.json", "fuzz.json"
 

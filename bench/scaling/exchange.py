@@ -27,7 +27,7 @@ from unittest import mock
 import torch.distributed as dist
 from torch import Tensor
 
-from bench.workload import Operator, OperatorCount
+from bench.scaling.workload import Operator, OperatorCount
 from repair_kernels.statistics.all_reduce import all_reduce
 from repair_kernels.statistics.paired_stats import PairedStats
 

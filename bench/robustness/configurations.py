@@ -22,11 +22,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from repair_kernels.cli.config import commands_of  # noqa: E402
-from repair_kernels.cli.parser import parse, parser  # noqa: E402
-from repair_kernels.errors import RepairKernelsError  # noqa: E402
+from repair_kernels.cli.config import commands_of
+from repair_kernels.cli.parser import parse, parser
+from repair_kernels.errors import RepairKernelsError
 
 COMMAND = "merge"
 SET_BY_PARSER = {"run", "command", "config"}

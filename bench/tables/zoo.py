@@ -6,7 +6,7 @@ from collections import Counter
 from statistics import median
 from typing import Any
 
-from bench.tables import read, source, table
+from bench.tables.results import read, source, table
 from bench.zoo_names import FAMILIES
 
 Row = dict[str, Any]

@@ -2,7 +2,7 @@
 
 from statistics import mean, pstdev
 
-from bench.tables import read, source
+from bench.tables.results import read, source
 from bench.ways import WAYS
 
 FILE = "ablation.json"

@@ -16,7 +16,7 @@ import torch
 
 import repair_kernels as rk
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def provenance(script: str, device: torch.device, arguments: Sequence[str]) -> dict[str, Any]:

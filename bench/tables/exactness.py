@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.tables import read, source, table
+from bench.tables.results import read, source, table
 
 FILE = "exactness.json"
 VARIANTS = ("sequential", "forward")

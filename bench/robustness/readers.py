@@ -7,7 +7,6 @@ import contextlib
 import io
 import json
 import random
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,19 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from bench import configurations, hostile, hostile_archives  # noqa: E402
-from repair_kernels.checkpoints import load_metadata, load_state_dict, save_state_dict  # noqa: E402
-from repair_kernels.cli import main as command_line  # noqa: E402
-from repair_kernels.digests import digest_of_tensors  # noqa: E402
-from repair_kernels.errors import RepairKernelsError  # noqa: E402
-from repair_kernels.images import open_images  # noqa: E402
-from repair_kernels.statistics import checkpoint_file  # noqa: E402
-from repair_kernels.statistics.collecting import compute_stats  # noqa: E402
-from repair_kernels.statistics.paired_stats import PairedStats  # noqa: E402
-from repair_kernels.statistics.resuming import Checkpointing  # noqa: E402
+from bench.robustness import configurations, hostile, hostile_archives
+from repair_kernels.checkpoints import load_metadata, load_state_dict, save_state_dict
+from repair_kernels.cli import main as command_line
+from repair_kernels.digests import digest_of_tensors
+from repair_kernels.errors import RepairKernelsError
+from repair_kernels.images import open_images
+from repair_kernels.statistics import checkpoint_file
+from repair_kernels.statistics.collecting import compute_stats
+from repair_kernels.statistics.paired_stats import PairedStats
+from repair_kernels.statistics.resuming import Checkpointing
 
 Make = Callable[[Path], Path]
 Read = Callable[[Path], Any]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from bench.exchange import Exchange
-from bench.scale_model import last_efficient
-from bench.tables import read, source, table
+from bench.scaling.exchange import Exchange
+from bench.scaling.model import last_efficient
+from bench.tables.results import read, source, table
 
 MARKS = {
     "read": "r",

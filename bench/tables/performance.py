@@ -1,46 +1,22 @@
-"""The tables of docs/performance.md and docs/numerics.md, from the committed result files."""
+"""The tables of docs/performance.md, from the committed result files."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from bench.tables.results import NOT_YET, measurements, read, source, table
+
 CHIPS = ("NVIDIA H100", "NVIDIA H200", "NVIDIA A100")
 UNITS = {  # head -> dtype and precision
     "bf16": ("bf16", "tf32x3"),
     "tf32": ("fp32", "tf32"),
     "tf32x3": ("fp32", "tf32x3"),
 }
-NOT_YET = "Not measured yet: no GPU was at hand. `bench/gpu.sh` measures it."
 
 Rows = list[dict[str, Any]]
-
-
-def read(name: str) -> dict[str, Any]:
-    """Return a committed result."""
-    return json.loads((RESULTS / name).read_text())
-
-
-def source(result: dict[str, Any]) -> str:
-    """Return the line that says where a result comes from."""
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    commit, changes = result["commit"][:12], result["commit"][40:]
-    place = f"{result['device']}; {versions}; commit {commit}{changes}"
-    return f"<sub>`{result['command']}` on {place}.</sub>  "
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a Markdown table."""
-    head = list(head)
-    lines = [f"| {' | '.join(cells)} |" for cells in (head, *(list(row) for row in rows))]
-    lines.insert(1, "|---" * len(head) + "|")
-    return "\n".join(lines)
 
 
 def micro(seconds: float | None) -> str:
@@ -131,12 +107,6 @@ def _three(row: dict[str, Any], chip: str, times: dict, provider: str) -> list[s
     predicted = f"{micro(known['predicted'])} ({known['predicted'] / known['floor']:.1f}×)"
     ratio = f" ({seconds / known['floor']:.2f}×)" if seconds else ""
     return [micro(known["floor"]), predicted, micro(seconds) + ratio]
-
-
-def measurements() -> list[dict[str, Any]]:
-    """Return the result files of GPUs, old ones first."""
-    dated = re.compile(r"-\d{4}-\d\d-\d\d\.json$")
-    return [read(file.name) for file in sorted(RESULTS.glob("*.json")) if dated.search(file.name)]
 
 
 def measured() -> dict[tuple[str, ...], dict[str, float]]:
@@ -274,70 +244,3 @@ def cost_shares() -> str:
         ["pair", *kinds],
         [[row["case"], *(f"{100 * row['shares'][kind]:.1f} %" for kind in kinds)] for row in rows],
     )
-
-
-def errors() -> str:
-    """Return the errors of cross sums against float64, for each number of samples."""
-    lines = [
-        [where, dtype, precision, *(" / ".join(map(_error, cells["cross"])) for cells in columns)]
-        for (where, dtype, precision), columns in _error_rows().items()
-    ]
-    heads = [f"offset {offset:g}" for offset in _offsets()]
-    return table(["where", "values", "products", *heads], lines) + "\n\n" + _error_sources()
-
-
-def moment_errors() -> str:
-    """Return the errors of m2 and mean, the largest of all numbers of samples."""
-    lines = []
-    for (where, dtype, precision), columns in _error_rows().items():
-        worst = [
-            " / ".join(
-                _error(max((e for e in cells[what] if e is not None), default=None))
-                for what in ("m2", "mean")
-            )
-            for cells in columns
-        ]
-        lines.append([where, dtype, precision, *worst])
-    heads = [f"offset {offset:g}" for offset in _offsets()]
-    return table(["where", "values", "products", *heads], lines)
-
-
-def _error_files() -> list[dict[str, Any]]:
-    names = ("errors_cpu.json", "errors_gpu.json")
-    return [read(name) for name in names if (RESULTS / name).exists()]
-
-
-def _error_sources() -> str:
-    lines = [source(result) for result in _error_files()]
-    gpu = (RESULTS / "errors_gpu.json").exists()
-    return "\n".join(lines if gpu else [*lines, f"<sub>The kernels on a GPU: {NOT_YET}</sub>"])
-
-
-def _offsets() -> list[float]:
-    return sorted({row["offset"] for result in _error_files() for row in result["rows"]})
-
-
-def _error_rows() -> dict[tuple[str, str, str], list[dict[str, list[float | None]]]]:
-    """Return errors by place, dtype and precision: for each offset, by kind, one per n."""
-    rows = [row for result in _error_files() for row in result["rows"]]
-    places = dict.fromkeys((row["where"], row["dtype"], row["precision"]) for row in rows)
-    found: dict[tuple[str, str, str], list[dict[str, list[float | None]]]] = {}
-    for place in places:
-        found[place] = []
-        for offset in _offsets():
-            here = [
-                row["errors"]
-                for row in rows
-                if (row["where"], row["dtype"], row["precision"], row["offset"]) == (*place, offset)
-            ]
-            kinds = ("cross", "m2", "mean")
-            found[place].append({k: [e[k] if e else None for e in here] for k in kinds})
-    return found
-
-
-def _error(value: float | None) -> str:
-    """Return one digit and a power of ten."""
-    if not value:
-        return "–" if value is None else "0"
-    digit, power = f"{value:.0e}".split("e")
-    return f"{digit}e{int(power)}"

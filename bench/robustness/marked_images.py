@@ -7,7 +7,6 @@ value is how often image `n` was counted. The networks' first layer hands the va
 from __future__ import annotations
 
 import io
-import sys
 import tarfile
 from pathlib import Path
 
@@ -16,10 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from repair_kernels.checkpoints import save_state_dict  # noqa: E402
-from repair_kernels.statistics.paired_stats import PairedStats  # noqa: E402
+from repair_kernels.checkpoints import save_state_dict
+from repair_kernels.statistics.paired_stats import PairedStats
 
 SIDE = 16
 VALUES = 3 * SIDE * SIDE
@@ -74,7 +71,7 @@ def network(seed: int = 0) -> nn.Module:
 
 def write_networks(folder: Path) -> list[str]:
     """Write two networks; return the options that name them and the taps."""
-    options = ["--model", f"bench.{Path(__file__).stem}:network", "--cross", HIDDEN]
+    options = ["--model", f"{__name__}:network", "--cross", HIDDEN]
     for seed, name in enumerate("ab"):
         file = folder / f"{name}.safetensors"
         save_state_dict(network(seed).state_dict(), file)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.hostile import BURST, DEEP, Payload, torch_files
+from bench.robustness.hostile import BURST, DEEP, Payload, torch_files
 
 FOREIGN = {"options": argparse.Namespace(lr=0.1)}
 """What `torch.load(weights_only=True)` refuses a file for, when it comes to it: so put it first."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bench.tables import RESULTS, table
+from bench.tables.results import RESULTS, table
 
 PAPERS_WAYS = ("reset", "forward", "closed_form")
 
 
-def trained() -> str:
+def merged() -> str:
     """Return by experiment what "ours" gains at the midpoint: the least of all its pairs."""
     lines = []
     for file in sorted((RESULTS / "paper").glob("*.json")):

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EARLY, LATE = 0.15, 0.1
 """How often a command is killed while it starts, and while it writes its result."""
 START, STRETCH, END = 4.0, 0.6, 0.1

@@ -11,21 +11,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 # Compiling needs the compiler: the interpreter's kernels hold no source.
 os.environ.pop("TRITON_INTERPRET", None)
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # today's default, without the warning
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 import triton  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from bench.forms import FORMS  # noqa: E402
-from bench.roofline import RATES, floor_seconds, unit_of  # noqa: E402
+from bench.measuring.roofline import RATES, floor_seconds, unit_of  # noqa: E402
 from bench.shapes import RESNET50, TAPS, Tap  # noqa: E402
 from repair_kernels import kernels  # noqa: E402
 from repair_kernels.kernels.devices import Device  # noqa: E402

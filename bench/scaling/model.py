@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from bench import cluster
-from bench.exchange import Exchange
+from bench.scaling import cluster
+from bench.scaling.exchange import Exchange
 
 CHIP = "NVIDIA H100, fp32"  # of which scaling is predicted
 WORKERS = int(cluster.CORES_PER_NODE / cluster.GPUS_PER_NODE) - 1  # one core runs the GPU

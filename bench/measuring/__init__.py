@@ -1,0 +1,1 @@
+"""How things are timed, against which floors, and where a result is from."""

@@ -1,0 +1,1 @@
+"""The tables of README.md and docs/, a module for each page; `bench/report.py` writes them."""
