@@ -74,7 +74,8 @@ class Settings:
         recipe = recipe_at(self.size, RECIPES[point.recipe], point.epochs, self.kind)
         if self.epochs is not None:
             recipe = replace(recipe, epochs=self.epochs)
-        changed = {name: getattr(recipe, name) * factor for name, factor in point.factors}
+        values = {name: getattr(recipe, name) for name, _ in point.factors}
+        changed = {name: type(values[name])(values[name] * by) for name, by in point.factors}
         return replace(recipe, **changed)
 
 
