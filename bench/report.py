@@ -29,10 +29,10 @@ from bench.tables import (  # noqa: E402
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 TABLES: dict[str, Callable[[], str]] = {
-    "pairs": pairs.merged,
+    "pairs": pairs.accuracies,
     "ablation": ablation.ways,
     "ablation_counts": ablation.counts,
-    "trained": trained.merged,
+    "trained": trained.least_gains,
     "exactness": exactness.goals,
     "exactness_batches": exactness.batches,
     "floors": performance.floors,

@@ -15,7 +15,7 @@ ROWS = {
 }
 
 
-def merged() -> str:
+def accuracies() -> str:
     """Return the accuracies of merged real networks, and where they were measured."""
     files = [read("real_pairs.json"), read("embedded_pairs.json")]
     pairs = [pair for file in files for pair in file["pairs"]]

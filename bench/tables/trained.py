@@ -10,7 +10,7 @@ from bench.tables.results import RESULTS, table
 PAPERS_WAYS = ("reset", "forward", "closed_form")
 
 
-def merged() -> str:
+def least_gains() -> str:
     """Return by experiment what "ours" gains at the midpoint: the least of all its pairs."""
     lines = []
     for file in sorted((RESULTS / "paper").glob("*.json")):
