@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, wraps
+from threading import RLock
 from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -48,6 +49,8 @@ KNOWN = {
 }
 # Few processors: the interpreter runs programs one after the other.
 INTERPRETER = Device("cpu", processors=2, shared_bytes=1 << 30)
+# It puts its own functions into Triton's language while a kernel runs: threads take turns.
+_INTERPRETING = RLock()
 
 
 def device_of(device: torch.device) -> Device:
@@ -71,12 +74,16 @@ def _gpu(index: int) -> Device:
 def on_its_device(
     launcher: Callable[Concatenate[Tensor, Options], Result],
 ) -> Callable[Concatenate[Tensor, Options], Result]:
-    """Make the device of the first tensor the current one, where Triton launches."""
+    """Make the device of the first tensor the current one, where Triton launches.
+
+    In the interpreter, which no two threads may use at once, launches wait for each other.
+    """
 
     @wraps(launcher)
     def wrapped(first: Tensor, *args: Options.args, **kwargs: Options.kwargs) -> Result:
         if first.device.type != "cuda":
-            return launcher(first, *args, **kwargs)
+            with _INTERPRETING:
+                return launcher(first, *args, **kwargs)
         with torch.cuda.device(first.device):
             return launcher(first, *args, **kwargs)
 

@@ -1,8 +1,11 @@
 """What launch configurations know of a device."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
+from repair_kernels import ops
 from repair_kernels.kernels import devices
 
 
@@ -14,6 +17,15 @@ def test_a_tensor_on_a_cpu_means_the_interpreter():
 def test_known_chips_name_themselves():
     assert [device.arch for device in devices.KNOWN.values()] == list(devices.KNOWN)
     assert [device.arch for device in devices.KNOWN.values() if device.is_hip] == ["gfx942"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled, not interpreted")
+def test_threads_take_turns_in_the_interpreter():
+    x = torch.randn(64, 8)
+    alone = ops.channel_moments(x, backend="triton")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: ops.channel_moments(x, backend="triton"), range(32)))
+    assert all(torch.equal(sums.m2, alone.m2) for sums in found)
 
 
 @pytest.mark.gpu
