@@ -6,6 +6,8 @@ where t in [0, 1] is the part of the steps done, and decay(s) = 1 - s or (1 + co
 The paper names its augmentations but not their sizes in pixels; those below are the usual ones.
 """
 
+from __future__ import annotations
+
 import importlib
 import math
 from collections.abc import Callable, Mapping
@@ -39,6 +41,7 @@ class Recipe:
         clip: largest norm of the gradient; none by default.
         label_smoothing: part of the target that is spread over all classes.
         source: where the recipe comes from.
+        after: the recipe whose networks, of the same seeds, this one trains on; None: new ones.
     """
 
     model: str
@@ -60,6 +63,7 @@ class Recipe:
     clip: float | None = None
     label_smoothing: float = 0.0
     source: str = "REPAIR (Jordan et al., 2023)"
+    after: Recipe | None = None
 
     def __post_init__(self) -> None:
         if self.decay not in ("linear", "cosine"):
@@ -67,6 +71,11 @@ class Recipe:
         if not 0 <= self.warmup < 1:
             raise ValueError(f"`warmup` must be in [0, 1), got {self.warmup}")
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+
+    @property
+    def epochs_before(self) -> int:
+        """Epochs of the recipes whose networks this one trains on."""
+        return 0 if self.after is None else self.after.epochs_before + self.after.epochs
 
     def learning_rate(self, progress: float) -> float:
         """Return the learning rate after the part `progress`, in [0, 1], of the steps."""

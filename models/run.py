@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,8 @@ class TrainingRun:
     """A network, its optimizer and how far it is; see `models.train.train` for the arguments.
 
     Every epoch has a generator of its own, made of the seed and the epoch's number, so that neither
-    a stop between epochs nor other runs change what is drawn.
+    a stop between epochs nor other runs change what is drawn. Where the recipe trains another's
+    network on, the epochs are numbered through.
     """
 
     recipe: Recipe
@@ -36,6 +37,7 @@ class TrainingRun:
     compiled: bool = False
     resume_file: Path | None = None
     resume_seconds: float = 0.0
+    start: Mapping[str, Tensor] | None = None
     model: nn.Module = field(init=False)
     done: int = field(init=False, default=0)
     report: dict[str, float] = field(init=False, default_factory=dict)
@@ -47,9 +49,16 @@ class TrainingRun:
             raise ValueError(
                 f"{len(self.images)} `images` are fewer than a batch of {self.recipe.batch_size}"
             )
+        if (self.start is None) != (self.recipe.after is None):
+            raise ValueError(
+                "`start` must be the network of the recipe that this one comes `after`, "
+                f"got {'none' if self.start is None else 'one for a recipe that begins anew'}"
+            )
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             model = self.recipe.build()
+        if self.start is not None:
+            model.load_state_dict(self.start)
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self._forward = torch.compile(self.model) if self.compiled else self.model
         self._optimizer = optimizer_of(self.recipe, self.model)
@@ -65,7 +74,8 @@ class TrainingRun:
     def epoch(self, progress: bool = False) -> Iterator[None]:
         """Go through the next epoch, and yield after every step; `report` tells how it went."""
         recipe, began = self.recipe, time.perf_counter()
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.done + 1)
+        number = recipe.epochs_before + self.done
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + number + 1)
         order = torch.randperm(len(self.images), generator=generator).to(self.device)
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
         self.model.train()
@@ -75,7 +85,7 @@ class TrainingRun:
             for group in self._optimizer.param_groups:
                 group["lr"] = recipe.learning_rate(part) * group["lr_factor"]
             chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-            x = self._prepared(chosen, generator)
+            x = self._prepared(chosen, number, generator)
             totals += self._step(x, self.labels[chosen])
             yield
         loss, accuracy = (totals / (self.steps * recipe.batch_size)).tolist()
@@ -93,10 +103,10 @@ class TrainingRun:
         }
         self._save()
 
-    def _prepared(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
+    def _prepared(self, chosen: Tensor, number: int, generator: torch.Generator) -> Tensor:
         images = self.images[chosen]
         if self.recipe.alternate_flip:
-            images = alternate_flip(images, chosen, self.seed, self.done)
+            images = alternate_flip(images, chosen, self.seed, number)
         return prepare(self.recipe, images, generator)
 
     def _step(self, x: Tensor, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -35,6 +35,7 @@ def train(
     precision: str | None = None,
     compiled: bool = False,
     resume_file: str | Path | None = None,
+    start: Mapping[str, Tensor] | None = None,
     progress: bool = False,
     after_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> nn.Module:
@@ -49,6 +50,7 @@ def train(
         precision: "float32" or "bf16" (mixed, float32 weights); by default bf16 on a GPU.
         compiled: whether `torch.compile` compiles the network: pays for long runs.
         resume_file: written after every epoch; where it exists, training goes on from it.
+        start: state dict of the network to train on, of the recipe that `recipe` comes `after`.
         progress: whether to show a bar.
         after_epoch: called with {"epoch", "loss", "accuracy", "seconds"} of each training epoch.
 
@@ -56,8 +58,8 @@ def train(
         The network, on `device`. A run that was stopped and resumed gives the same weights.
 
     Raises:
-        ValueError: when `precision` is unknown, the images are fewer than a batch, or
-            `resume_file` is of another run.
+        ValueError: when `precision` is unknown, the images are fewer than a batch,
+            `resume_file` is of another run, or `start` is missing or not asked for.
         RuntimeError: when the loss is not finite.
     """
     [model] = train_side_by_side(
@@ -68,6 +70,7 @@ def train(
         precision=precision,
         compiled=compiled,
         resume_files=None if resume_file is None else [resume_file],
+        starts=None if start is None else [start],
         progress=progress,
         after_epoch=None if after_epoch is None else lambda _, report: after_epoch(report),
     )
@@ -84,6 +87,7 @@ def train_side_by_side(
     compiled: bool = False,
     resume_files: Sequence[str | Path] | None = None,
     resume_seconds: float = 0.0,
+    starts: Sequence[Mapping[str, Tensor]] | None = None,
     progress: bool = False,
     after_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> list[nn.Module]:
@@ -97,24 +101,29 @@ def train_side_by_side(
         seeds: of each network
         resume_files: of each network
         resume_seconds: least time between two writings of a resume file
+        starts: state dicts of the networks to train on
         after_epoch: called with the network's number and what `train` says
         the rest: see `train`
 
     Raises:
-        ValueError: when `data`, `seeds` and `resume_files` are not of one length, and as `train`.
+        ValueError: when `data`, `seeds`, `resume_files` and `starts` are not of one length, and as
+            `train`.
         RuntimeError: when a loss is not finite.
     """
     files = [None] * len(seeds) if resume_files is None else [Path(file) for file in resume_files]
-    if not len(data) == len(seeds) == len(files):
+    begun = [None] * len(seeds) if starts is None else starts
+    if not len(data) == len(seeds) == len(files) == len(begun):
         raise ValueError(
-            f"`data`, `seeds` and `resume_files` must have one entry for each network, got "
-            f"{len(data)}, {len(seeds)} and {len(files)}"
+            f"`data`, `seeds`, `resume_files` and `starts` must have one entry for each network, "
+            f"got {len(data)}, {len(seeds)}, {len(files)} and {len(begun)}"
         )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = precision or ("bf16" if device.type == "cuda" else "float32")
     runs = [
-        TrainingRun(recipe, *labelled, seed, device, precision, compiled, file, resume_seconds)
-        for labelled, seed, file in zip(data, seeds, files, strict=True)
+        TrainingRun(
+            recipe, *labelled, seed, device, precision, compiled, file, resume_seconds, start
+        )
+        for labelled, seed, file, start in zip(data, seeds, files, begun, strict=True)
     ]
     while unfinished := [run for run in runs if run.done < recipe.epochs]:
         # Those that are behind first: after a stop, one may have been saved an epoch later.

@@ -46,6 +46,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     for field in fields(recipe):
         value = getattr(recipe, field.name)
         value = dict(value) if isinstance(value, Mapping) else value
+        value = settings_of(value) if isinstance(value, Recipe) else value
         if value != field.default and field.name != "source":
             found[field.name] = value
     return found
@@ -77,6 +78,8 @@ def trained(
 ) -> tuple[list[nn.Module], list[dict[str, Any]]]:
     """Return networks of a recipe, trained side by side unless they are kept, and their reports.
 
+    Those of the recipe that it comes after are trained and kept likewise.
+
     Args:
         recipe: how they are trained
         data: the images and labels of each
@@ -98,6 +101,19 @@ def trained(
     files = [folder / f"seed{seed}.safetensors" for seed in seeds]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     if missing:
+        begun = None
+        if recipe.after is not None:
+            begun, _ = trained(
+                recipe.after,
+                [data[number] for number in missing],
+                [seeds[number] for number in missing],
+                images=images,
+                device=device,
+                precision=precision,
+                compiled=compiled,
+                deadline=deadline,
+                cache=cache,
+            )
         watch = _Watch(recipe, [seeds[number] for number in missing], deadline)
         models = train_side_by_side(
             recipe,
@@ -108,6 +124,7 @@ def trained(
             compiled=compiled,
             resume_files=[files[number].with_suffix(".resume.pt") for number in missing],
             resume_seconds=RESUME_SECONDS,
+            starts=None if begun is None else [model.state_dict() for model in begun],
             after_epoch=watch.after_epoch,
         )
         for number, model in zip(missing, models, strict=True):

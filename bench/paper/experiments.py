@@ -22,6 +22,8 @@ class Point:
         sizes: in which it is run
         ways: in which it is merged; default: those of the experiment
         factors: what some numbers of the recipe are multiplied by, by their names
+        again: whether endpoints of the fast recipe at full size are trained a second time, see
+            `sizes.again`
     """
 
     series: str
@@ -32,6 +34,7 @@ class Point:
     sizes: tuple[str, ...] = ("full",)
     ways: tuple[str, ...] = ()
     factors: tuple[tuple[str, float], ...] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def _vgg(depth: int) -> Point:
         epochs=40,
         rank=3 if depth in (11, 16) else 8,
         sizes=_sizes(depth, smoke=(11,), cpu=(11, 16)),
+        again=True,
     )
 
 
@@ -237,7 +241,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "endpoints that align much better.",
         ways=NETWORK_WAYS,
         points=(
-            _trained_otherwise("cifar10_vgg11", "VGG11", 0),
+            replace(_trained_otherwise("cifar10_vgg11", "VGG11", 0), again=True),
             _trained_otherwise("cifar10_vgg11", "4 × the epochs", 1, epochs=4),
             _trained_otherwise("cifar10_vgg11", "2 × the rate", 2, lr=2),
             _trained_otherwise("cifar10_vgg11", "1/2 of the rate", 3, lr=0.5),
@@ -253,6 +257,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
                 ),
                 sizes=("full",),
             ),
+            Point("first cycle only", 6, "cifar10_vgg11", 40, rank=8),
         ),
     ),
     "mlp_width": Experiment(
@@ -273,7 +278,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         ways=NETWORK_WAYS,
         points=(
             Point("MLP, 35 layers", 35, "mnist_mlp35", 10, rank=7, sizes=ALL),
-            Point("VGG16", 16, "cifar10_vgg16", 40, rank=7, sizes=ALL),
+            Point("VGG16", 16, "cifar10_vgg16", 40, rank=7, sizes=ALL, again=True),
             replace(RESNET18, rank=7),
         ),
         collapse=True,
@@ -285,7 +290,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         ways=("plain", "plain_forward", *NETWORK_WAYS),
         points=(
             replace(RESNET18, rank=7, ways=()),
-            Point("VGG11", 11, "cifar10_vgg11", 40, rank=7, sizes=ALL),
+            Point("VGG11", 11, "cifar10_vgg11", 40, rank=7, sizes=ALL, again=True),
         ),
     ),
     "filters": Experiment(

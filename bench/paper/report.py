@@ -142,7 +142,7 @@ def _table(name: str, experiment: Experiment, sizes: Mapping[str, Rows]) -> str:
     for size, series, x, _, rows in _groups(sizes):
         known = PUBLISHED.get((name, series, x))
         cells = [_named(series, rows[0]), *([f"{x:g}"] if axis else [])]
-        cells += [f"{size}; {_epochs(rows[0], name)}; {len(rows)}", _published(known)]
+        cells += [f"{size}; {epochs_of(rows[0], name)}; {len(rows)}", _published(known)]
         cells += [_percent(mean([end["accuracy"] for row in rows for end in row["endpoints"]]))]
         cells += [_midpoints(rows, way) for way in ways]
         lines.append(f"| {' | '.join([*cells, verdict(rows, known, size)])} |")
@@ -164,7 +164,8 @@ def _named(series: str, row: Mapping[str, Any]) -> str:
     return series + narrow
 
 
-def _epochs(row: Mapping[str, Any], name: str) -> str:
+def epochs_of(row: Mapping[str, Any], name: str) -> str:
+    """Return how long, at what rate and on what a row's endpoints were trained: all cycles."""
     recipe = row["identity"].get("recipe")
     if recipe is None:
         return "as it was given"
@@ -176,7 +177,12 @@ def _epochs(row: Mapping[str, Any], name: str) -> str:
     images = row["identity"]["images"]
     mixed = ", bf16" if row["identity"]["precision"] == "bf16" else ""
     of_set = f"{images['train']:,} of {images['set']}"
-    return f"{recipe['epochs']} of {published}, rate {recipe['lr']:.3g}, {of_set}{mixed}"
+    cycles = [recipe]
+    while "after" in cycles[0]:
+        cycles.insert(0, cycles[0]["after"])
+    epochs = " + ".join(str(cycle["epochs"]) for cycle in cycles)
+    rates = " + ".join(f"{cycle['lr']:.3g}" for cycle in cycles)
+    return f"{epochs} of {published}, rate {rates}, {of_set}{mixed}"
 
 
 def _published(known: Published | None) -> str:

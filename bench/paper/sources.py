@@ -19,7 +19,7 @@ from bench.paper.baselines import split_baselines
 from bench.paper.endpoints import ROOT, default_precision, labelled, settings_of, trained
 from bench.paper.experiments import Experiment, Point
 from bench.paper.images import SHARE, ImageData, split_by_class
-from bench.paper.sizes import Size, recipe_at
+from bench.paper.sizes import Size, again, recipe_at
 from bench.real_pairs import PAIRS, Pair
 from models import datasets
 from models.recipes import RECIPES, Recipe
@@ -76,7 +76,9 @@ class Settings:
             recipe = replace(recipe, epochs=self.epochs)
         values = {name: getattr(recipe, name) for name, _ in point.factors}
         changed = {name: type(values[name])(values[name] * by) for name, by in point.factors}
-        return replace(recipe, **changed)
+        recipe = replace(recipe, **changed)
+        full_and_fast = self.size.name == "full" and self.kind == "fast"
+        return again(recipe) if point.again and full_and_fast else recipe
 
 
 @dataclass(frozen=True)

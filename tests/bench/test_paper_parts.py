@@ -1,5 +1,6 @@
 """The parts of the paper's experiments: splits, baselines, stand-ins, pieces, ways to merge."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,17 +8,19 @@ import torch
 from torch import nn
 
 from bench.paper.baselines import bias_corrected, split_baselines
-from bench.paper.endpoints import trained
+from bench.paper.endpoints import key_of, settings_of, trained
 from bench.paper.experiments import EXPERIMENTS
 from bench.paper.images import ImageData, split_by_class
 from bench.paper.pieces import endpoints_of, main, pack, unpack
-from bench.paper.sizes import SIZES, recipe_at
+from bench.paper.report import epochs_of
+from bench.paper.sizes import SIZES, again, recipe_at
 from bench.paper.sources import Settings, source_of
 from bench.paper.ways import WAYS, aligned_for
 from bench.ways import PAPER, realigned
 from models import datasets
 from models.recipes import RECIPES, fast
 from models.resnet import CifarResNet
+from models.train import train
 from repair_kernels.alignment import align
 from tests.networks import lively
 
@@ -88,6 +91,39 @@ def test_every_point_of_a_size_has_a_network_that_takes_its_images(size: str) ->
             assert size != "full" or (recipe.model, recipe.options) == (full.model, full.options)
 
 
+def test_vggs_are_trained_again_at_full_size_by_the_fast_recipe_alone() -> None:
+    [vgg11, *_] = EXPERIMENTS["vgg_depth"].points
+    twice = Settings(SIZES["full"], epochs=30).recipe(vgg11)
+    assert (twice.epochs, twice.lr, twice.epochs_before) == (20, 0.04, 30)
+    assert twice == replace(twice.after, epochs=20, lr=0.04, after=twice.after)
+    for size, kind in (("full", "paper"), ("cpu", "fast"), ("smoke", "fast")):
+        assert Settings(SIZES[size], kind=kind).recipe(vgg11).after is None
+    for experiment in EXPERIMENTS.values():
+        for point in experiment.points:
+            assert not point.again or "vgg" in point.recipe
+
+
+def test_what_comes_after_another_training_is_kept_beside_it(tmp_path: Path) -> None:
+    first = fast(RECIPES["mnist_mlp1"], 3, batch_size=20)
+    second = again(first)
+    data = [(torch.randint(256, (40, 1, 28, 28), dtype=torch.uint8), torch.arange(40) % 10)] * 2
+    given = {"images": {"set": "noise"}, "device": torch.device("cpu"), "cache": tmp_path}
+    [early], _ = trained(first, data[:1], (0,), **given)
+    file = tmp_path / key_of(first, given["images"], "float32") / "seed0.safetensors"
+    written = file.stat().st_mtime_ns
+    models, reports = trained(second, data, (0, 1), **given)
+    assert file.stat().st_mtime_ns == written  # read, not trained anew
+    assert len(list(tmp_path.glob("*/seed*.safetensors"))) == 4
+    on = train(second, *data[0], seed=0, start=early.state_dict(), device="cpu")
+    for p, q in zip(models[0].parameters(), on.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert reports[0]["recipe"]["after"] == settings_of(first)
+    assert (reports[0]["recipe"]["epochs"], reports[0]["last_epoch"]["epoch"]) == (2, 2)
+    row = {"series": "MLP, MNIST", "x": 1, "identity": {"precision": "float32"}}
+    row["identity"] |= {"recipe": reports[0]["recipe"], "images": {"set": "noise", "train": 40}}
+    assert epochs_of(row, "mlp_depth") == "3 + 2 of 50, rate 0.02 + 0.01, 40 of noise"
+
+
 def test_every_experiment_is_run_in_every_size_but_those_of_others() -> None:
     for name, experiment in EXPERIMENTS.items():
         sizes = {size for point in experiment.points for size in point.sizes}
@@ -124,9 +160,9 @@ def test_pieces_of_endpoints_come_back_as_they_were_but_for_rounding(tmp_path: P
     assert len(pieces) == 2 * 3
     assert all(piece.stat().st_size <= 100_000 for piece in pieces)
     unpack(tmp_path / "home", tmp_path / "other")
-    again, reports = trained(recipe, data, (0, 1), cache=tmp_path / "other", **given)
+    others, reports = trained(recipe, data, (0, 1), cache=tmp_path / "other", **given)
     assert reports[0]["stored_as"] == "float16"
-    for one, other in zip(models, again, strict=True):
+    for one, other in zip(models, others, strict=True):
         for p, q in zip(one.parameters(), other.parameters(), strict=True):
             assert torch.equal(p.half().float(), q)
     pieces[1].unlink()

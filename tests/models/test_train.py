@@ -81,6 +81,38 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
     assert not resumed.training
 
 
+class Constant(Recipe):
+    """A recipe whose learning rate does not change."""
+
+    def learning_rate(self, progress: float) -> float:
+        return self.lr
+
+
+def test_a_network_trained_on_sees_what_a_longer_training_would_have_shown_it() -> None:
+    settings = {key: getattr(RECIPE, key) for key in RECIPE.__dataclass_fields__}
+    settings |= {"momentum": 0.0, "nesterov": False, "flip": False, "alternate_flip": True}
+    whole = Constant(**settings)
+    first = replace(whole, epochs=1)
+    second = replace(whole, epochs=3, after=first)
+    data = labelled_images()
+    start = train(first, *data, seed=3)
+    before = {key: value.clone() for key, value in start.state_dict().items()}
+    assert_same(train(whole, *data, seed=3), train(second, *data, seed=3, start=before))
+    assert all(torch.equal(value, before[key]) for key, value in start.state_dict().items())
+    assert (whole.epochs_before, second.epochs_before) == (0, 1)
+    assert replace(whole, after=second).epochs_before == 4
+
+
+def test_only_what_comes_after_another_training_has_a_start() -> None:
+    data, start = labelled_images(), RECIPE.build().state_dict()
+    with pytest.raises(ValueError, match="`start` must be the network of the recipe .* got none"):
+        train(replace(RECIPE, after=RECIPE), *data, seed=0)
+    with pytest.raises(ValueError, match="got one for a recipe that begins anew"):
+        train(RECIPE, *data, seed=0, start=start)
+    with pytest.raises(ValueError, match="one entry for each network, got 2, 2, 2 and 1"):
+        train_side_by_side(RECIPE, [data] * 2, seeds=(0, 1), starts=[start])
+
+
 def test_networks_trained_side_by_side_are_those_trained_alone() -> None:
     images, labels = labelled_images()
     data = [(images, labels), (images[:30], labels[:30])]  # Of different numbers of steps, too.
@@ -119,7 +151,7 @@ def test_resume_files_are_not_written_more_often_than_asked(tmp_path: Path) -> N
 
 
 def test_every_network_needs_its_data() -> None:
-    with pytest.raises(ValueError, match="must have one entry for each network, got 1, 2 and 2"):
+    with pytest.raises(ValueError, match="must have one entry for each network, got 1, 2, 2 and 2"):
         train_side_by_side(RECIPE, [labelled_images()], seeds=(0, 1))
 
 
