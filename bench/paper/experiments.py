@@ -120,19 +120,20 @@ def _wide_mlp(dataset: str, width: int) -> Point:
         SET_LABELS[dataset],
         width,
         f"{dataset}_mlp10x{width}",
-        epochs=10,
+        epochs=40 if dataset == "cifar10" else 10,
         sizes=_sizes(width, smoke=(64,) if dataset == "mnist" else (), cpu=in_cpu),
     )
 
 
 def _wide_resnet20(dataset: str, width: int) -> Point:
+    cpu = (1, 2) if dataset in ("mnist", "fashion") else ()
     return Point(
         SET_LABELS[dataset],
         width,
         f"{dataset}_resnet20x{width}",
         epochs=20,
         rank=9,
-        sizes=_sizes(width, (1,), (1,)) if dataset == "fashion" else ("full",),
+        sizes=_sizes(width, (1,) if dataset == "fashion" else (), cpu),
     )
 
 

@@ -71,6 +71,7 @@ PUBLISHED: Mapping[Key, Published] = {
     ("resnet20_midpoint", "ResNet20", 0): _RESNET20[1],
     ("resnet20_midpoint", "2 × the rate", 2): _RESNET20[1],
     ("vgg_midpoint", "VGG11", 0): _VGG[11],
+    ("vgg_midpoint", "first cycle only", 6): _VGG[11],
     ("vgg_midpoint", "1/2 of shifts and weight decay, no cutout", 5): _VGG[11],
     **{("resnet20_norms", "BatchNorm", width): known for width, known in _RESNET20.items()},
     ("resnet20_norms", "LayerNorm", 8): Published(96.0, 90.3, 93.2),
