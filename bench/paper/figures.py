@@ -23,6 +23,7 @@ Known = Mapping[str, Mapping[float, Published]]
 """Published figures by series and x."""
 DPI = 80
 PANEL = (4.6, 3.9)
+LARGE_RATIO = 10
 
 
 def draw(name: str, size: str, rows: Rows, file: Path) -> None:
@@ -39,11 +40,10 @@ def draw(name: str, size: str, rows: Rows, file: Path) -> None:
         _draw_panels(file, title, _by_series(rows), _draw_collapse)
     elif experiment.curve:
         _draw_panels(file, title, _by_series(rows), _draw_curves, metrics=("accuracy", "loss"))
-    elif experiment.axis:
-        draw_one = _over_x(experiment, _published(name) if size == "full" else {})
-        _draw_panels(file, title, _by_series(rows), draw_one)
     else:
-        _draw_panels(file, title, _by_series(rows), _draw_bars)
+        known = _published(name) if size == "full" else {}
+        draw_one = _over_x(experiment, known) if experiment.axis else _bars(known)
+        _draw_panels(file, title, _by_series(rows), draw_one)
 
 
 def _by_series(rows: Rows) -> dict[str, Rows]:
@@ -204,19 +204,33 @@ def _draw_collapse(axes: Axes, rows: Rows, metric: str) -> None:
             label=WAYS[way].label,
         )
     axes.axhline(1, color="black", linestyle="--", linewidth=1, label="endpoints")
-    axes.set_ylim(bottom=0)
+    if max(max(ratios.values()) for ratios in rows[0]["collapse"].values()) > LARGE_RATIO:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.set_xlabel("activation, from the input to the output")
     axes.set_ylabel("variance / mean variance of the endpoints")
 
 
-def _draw_bars(axes: Axes, rows: Rows, metric: str) -> None:
-    row = rows[0]
-    ways = list(row["curves"])
-    ends = 100 * mean([end[metric] for end in row["endpoints"]])
-    for place, way in enumerate(ways):
-        value = 100 * midpoint(row, way, metric)
-        axes.bar(place, value, color=WAYS[way].colour, label=WAYS[way].label)
-        axes.annotate(f"{value:.1f}", (place, value), ha="center", va="bottom", fontsize="small")
-    axes.axhline(ends, color="black", linestyle="--", linewidth=1, label="endpoints")
-    axes.set_xticks([])
-    axes.set_ylabel("test accuracy at alpha = .5, %")
+def _bars(known: Known) -> Callable[[Axes, Rows, str], None]:
+    def draw_one(axes: Axes, rows: Rows, metric: str) -> None:
+        row = rows[0]
+        ways = list(row["curves"])
+        ends = 100 * mean([end[metric] for end in row["endpoints"]])
+        for place, way in enumerate(ways):
+            value = 100 * midpoint(row, way, metric)
+            axes.bar(place, value, color=WAYS[way].colour, label=WAYS[way].label)
+            # At the foot, where neither lines nor marks are.
+            axes.annotate(f"{value:.1f}", (place, 3), ha="center", size="small", color="white")
+        axes.axhline(ends, color="black", linestyle="--", linewidth=1, label="endpoints")
+        published = known.get(row["series"], {}).get(row["x"])
+        if published is not None:
+            values = {"aligned": published.aligned, "forward": published.repaired}
+            held = {ways.index(way): values[way] for way in values if way in ways}
+            mark = {"linestyle": "none", "marker": "x", "color": "black"}
+            axes.plot(held.keys(), held.values(), **mark, label="published: aligned, REPAIR")
+        axes.set_xticks([])
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("test accuracy at alpha = .5, %")
+
+    return draw_one

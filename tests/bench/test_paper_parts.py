@@ -10,8 +10,10 @@ from torch import nn
 from bench.paper.baselines import bias_corrected, split_baselines
 from bench.paper.endpoints import key_of, settings_of, trained
 from bench.paper.experiments import EXPERIMENTS
+from bench.paper.figures import _bars, _draw_collapse
 from bench.paper.images import ImageData, split_by_class
 from bench.paper.pieces import endpoints_of, main, pack, unpack
+from bench.paper.published import PUBLISHED
 from bench.paper.report import epochs_of
 from bench.paper.sizes import SIZES, again, recipe_at
 from bench.paper.sources import Settings, source_of
@@ -131,6 +133,33 @@ def test_every_experiment_is_run_in_every_size_but_those_of_others() -> None:
             name, set()
         )
         assert sizes == set(SIZES) - missing
+
+
+def test_published_figures_are_marked_at_the_bars_of_their_ways() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    way = {"alphas": [0.5], "accuracy": [0.8]}
+    row = {"series": "VGG11", "x": 11, "endpoints": [{"accuracy": 0.9}]}
+    row["curves"] = dict.fromkeys(("plain", "aligned", "forward", "ours"), way)
+    for known, expected in (({"VGG11": {11: PUBLISHED["unaligned", "VGG11", 11]}}, 1), ({}, 0)):
+        axes = Figure().subplots()
+        _bars(known)(axes, [row], "accuracy")
+        marks = [line for line in axes.lines if line.get_marker() == "x"]
+        assert len(marks) == expected
+        if marks:
+            assert [tuple(at) for at in marks[0].get_xydata()] == [(1, 61.3), (2, 88.2)]
+
+
+@pytest.mark.parametrize(("largest", "scale"), [(2.0, "linear"), (160.0, "log")])
+def test_large_ratios_of_variances_do_not_hide_small_ones(largest: float, scale: str) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    ratios = {"aligned": {"relu1": 0.5, "relu2": 0.01}, "ours": {"relu1": 1.1, "relu2": largest}}
+    _draw_collapse(axes, [{"collapse": ratios}], "accuracy")
+    assert axes.get_yscale() == scale
 
 
 def test_the_papers_way_is_the_ablations_and_ours_is_what_align_does() -> None:
