@@ -37,12 +37,12 @@ def draw(name: str, size: str, rows: Rows, file: Path) -> None:
     if experiment.filters and not experiment.curve:
         return
     if experiment.collapse:
-        _draw_panels(file, title, _by_series(rows), _draw_collapse)
+        _draw_panels(file, title, _by_series(rows), draw_collapse)
     elif experiment.curve:
         _draw_panels(file, title, _by_series(rows), _draw_curves, metrics=("accuracy", "loss"))
     else:
         known = _published(name) if size == "full" else {}
-        draw_one = _over_x(experiment, known) if experiment.axis else _bars(known)
+        draw_one = _over_x(experiment, known) if experiment.axis else bars(known)
         _draw_panels(file, title, _by_series(rows), draw_one)
 
 
@@ -193,7 +193,8 @@ def _draw_published(axes: Axes, known: Mapping[float, Published]) -> None:
             )
 
 
-def _draw_collapse(axes: Axes, rows: Rows, metric: str) -> None:
+def draw_collapse(axes: Axes, rows: Rows, metric: str) -> None:
+    """Draw the variance at every activation, as a part of the endpoints'."""
     for way, ratios in rows[0]["collapse"].items():
         axes.plot(
             range(1, len(ratios) + 1),
@@ -212,7 +213,9 @@ def _draw_collapse(axes: Axes, rows: Rows, metric: str) -> None:
     axes.set_ylabel("variance / mean variance of the endpoints")
 
 
-def _bars(known: Known) -> Callable[[Axes, Rows, str], None]:
+def bars(known: Known) -> Callable[[Axes, Rows, str], None]:
+    """Return what draws a bar for each way, and marks of the published figures."""
+
     def draw_one(axes: Axes, rows: Rows, metric: str) -> None:
         row = rows[0]
         ways = list(row["curves"])

@@ -52,7 +52,8 @@ those of the paper. A verdict is given only where a network of the paper's size 
 whole data set (`full`), and compares with the published midpoint: *beaten*, *reached* (at most
 half a point less) or *short*. What was run with smaller networks and less data (`cpu`) shows the
 effect, and says nothing about the published figure. Endpoints were trained for fewer epochs than
-the paper's where the table says so. What was not run is listed.
+the paper's where the table says so. Of several pairs of seeds there is the mean, and in parentheses
+the least and the largest. What was not run is listed.
 """
 
 
@@ -144,7 +145,7 @@ def _table(name: str, experiment: Experiment, sizes: Mapping[str, Rows]) -> str:
         cells = [_named(series, rows[0]), *([f"{x:g}"] if axis else [])]
         cells += [f"{size}; {epochs_of(rows[0], name)}; {len(rows)}", _published(known)]
         cells += [_percent(mean([end["accuracy"] for row in rows for end in row["endpoints"]]))]
-        cells += [_midpoints(rows, way) for way in ways]
+        cells += [midpoints(rows, way) for way in ways]
         lines.append(f"| {' | '.join([*cells, verdict(rows, known, size)])} |")
     for point in _missing(experiment, sizes):
         known = PUBLISHED.get((name, point.series, point.x))
@@ -194,9 +195,13 @@ def _published(known: Published | None) -> str:
     return text + more + (f" (blocks {known.blocks:g})" if known.blocks is not None else "")
 
 
-def _midpoints(rows: Rows, way: str) -> str:
+def midpoints(rows: Rows, way: str) -> str:
+    """Return the mean of the midpoints of all pairs, in %, and the least and the largest."""
     values = [midpoint(row, way) for row in rows if way in row["curves"]]
-    return _percent(mean(values)) if values else "–"
+    if not values:
+        return "–"
+    least, largest = _percent(min(values)), _percent(max(values))
+    return _percent(mean(values)) + ("" if least == largest else f" ({least}–{largest})")
 
 
 def _percent(value: float) -> str:
@@ -225,7 +230,8 @@ def verdict(rows: Rows, known: Published | None, size: str) -> str:
         return "not at full size"
     if known is None or known.repaired is None:
         return "no published figure"
-    said = [f"{label}: {word(m)} ({m:+.1f})" for label, m in margins(rows, known).items()]
+    found = margins(rows, known)
+    said = [f"{label}: {word(m)} ({round(m, 1) + 0.0:+.1f})" for label, m in found.items()]
     return ", ".join(said)
 
 

@@ -219,9 +219,17 @@ def test_a_verdict_compares_with_the_published_midpoint_at_full_size_only() -> N
     ]
     assert report.verdict([row_at(0.99)], known, "cpu") == "not at full size"
     assert report.verdict([row_at(0.99)], None, "full") == "no published figure"
+    assert report.verdict([row_at(0.8997)], known, "full") == "paper's way: reached (+0.0)"
     both = {"curves": row_at(0.89)["curves"] | row_at(0.93, "ours")["curves"]}
     said = report.verdict([both], known, "full")
     assert said == "paper's way: short (-1.0), ours: beaten (+3.0)"
+
+
+def test_of_several_pairs_the_mean_and_the_range_are_told() -> None:
+    assert report.midpoints([row_at(0.9), row_at(0.84)], "forward") == "87.0 (84.0–90.0)"
+    assert report.midpoints([row_at(0.9), row_at(0.90001)], "forward") == "90.0"
+    assert report.midpoints([row_at(0.9)], "forward") == "90.0"
+    assert report.midpoints([row_at(0.9)], "ours") == "–"
 
 
 def test_the_document_is_what_the_results_say() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from bench.paper.baselines import bias_corrected, split_baselines
 from bench.paper.endpoints import key_of, settings_of, trained
 from bench.paper.experiments import EXPERIMENTS
-from bench.paper.figures import _bars, _draw_collapse
+from bench.paper.figures import bars, draw_collapse
 from bench.paper.images import ImageData, split_by_class
 from bench.paper.pieces import endpoints_of, main, pack, unpack
 from bench.paper.published import PUBLISHED
@@ -144,7 +144,7 @@ def test_published_figures_are_marked_at_the_bars_of_their_ways() -> None:
     row["curves"] = dict.fromkeys(("plain", "aligned", "forward", "ours"), way)
     for known, expected in (({"VGG11": {11: PUBLISHED["unaligned", "VGG11", 11]}}, 1), ({}, 0)):
         axes = Figure().subplots()
-        _bars(known)(axes, [row], "accuracy")
+        bars(known)(axes, [row], "accuracy")
         marks = [line for line in axes.lines if line.get_marker() == "x"]
         assert len(marks) == expected
         if marks:
@@ -158,7 +158,7 @@ def test_large_ratios_of_variances_do_not_hide_small_ones(largest: float, scale:
 
     axes = Figure().subplots()
     ratios = {"aligned": {"relu1": 0.5, "relu2": 0.01}, "ours": {"relu1": 1.1, "relu2": largest}}
-    _draw_collapse(axes, [{"collapse": ratios}], "accuracy")
+    draw_collapse(axes, [{"collapse": ratios}], "accuracy")
     assert axes.get_yscale() == scale
 
 
