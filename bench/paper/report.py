@@ -209,13 +209,18 @@ def _percent(value: float) -> str:
 
 
 def margins(rows: Rows, known: Published) -> dict[str, float]:
-    """Return by how many points midpoints exceed the published one: the paper's way, and ours."""
+    """Return by how many points midpoints exceed the published ones: the paper's ways, and ours."""
     goal = known.repaired if known.blocks is None else known.blocks
+    goals = (
+        ("paper's way", ("reset", "forward"), goal),
+        ("closed form", ("closed_form",), known.closed_form),
+        ("ours", ("ours",), goal),
+    )
     found = {}
-    for label, ways in (("paper's way", ("reset", "forward")), ("ours", ("ours",))):
+    for label, ways, published in goals:
         held = [way for way in ways if all(way in row["curves"] for row in rows)]
-        if held:
-            found[label] = 100 * mean([midpoint(row, held[0]) for row in rows]) - goal
+        if held and published is not None:
+            found[label] = 100 * mean([midpoint(row, held[0]) for row in rows]) - published
     return found
 
 

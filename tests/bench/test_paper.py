@@ -219,6 +219,9 @@ def test_a_verdict_compares_with_the_published_midpoint_at_full_size_only() -> N
     ]
     assert report.verdict([row_at(0.99)], known, "cpu") == "not at full size"
     assert report.verdict([row_at(0.99)], None, "full") == "no published figure"
+    closed = report.Published(98.0, 50.0, 90.0, 85.0)
+    said = report.verdict([row_at(0.86, "closed_form")], closed, "full")
+    assert said == "closed form: beaten (+1.0)"
     assert report.verdict([row_at(0.8997)], known, "full") == "paper's way: reached (+0.0)"
     both = {"curves": row_at(0.89)["curves"] | row_at(0.93, "ours")["curves"]}
     said = report.verdict([both], known, "full")
