@@ -162,7 +162,7 @@ def _named(series: str, row: Mapping[str, Any]) -> str:
     narrow = f", {channels[0]}–{channels[-1]} channels" if channels else ""
     if isinstance(options.get("width"), float):
         narrow = f", channels × {options['width']:g}"
-    return series + narrow
+    return series + narrow + (", the paper's recipe" if row["kind"] == "paper" else "")
 
 
 def epochs_of(row: Mapping[str, Any], name: str) -> str:
