@@ -246,7 +246,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "midpoints; at other rates, or with more weight decay, both are worse by about as much. At "
         "full size, larger shifts, cutout, more weight decay and four more epochs together give "
         "endpoints that align much better; a second cycle of twenty epochs at half the rate makes "
-        "them better again, and their midpoints by as much or more.",
+        "them better again, and their midpoints.",
         ways=NETWORK_WAYS,
         points=(
             replace(_trained_otherwise("cifar10_vgg11", "VGG11", 0), again=True),
