@@ -224,9 +224,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         figure="Not in the paper",
         claim="Found in search of the published 67.6 % of width 1: the rate at which the endpoints "
         "were trained decides. At twice the rate they classify as well, and merge much better, by "
-        "the paper's way as by ours. Trained four times as long, endpoints and midpoints get "
-        "better by about as much. Matched at all activations in place of one, most of these pairs "
-        "gain, by less.",
+        "the paper's way as by ours. Trained four times as long, endpoints and "
+        "repaired midpoints are better. Matched at all activations in place of one, most of these "
+        "pairs gain, by less.",
         ways=("aligned", "reset", "forward", "forward_layers", "forward_all", "ours"),
         points=(
             _trained_otherwise("cifar10_resnet20x1", "ResNet20", 0),
