@@ -81,7 +81,7 @@ def recipe_at(size: Size, recipe: Recipe, epochs: int, kind: str = "fast") -> Re
     return fast(recipe, epochs)
 
 
-def again(recipe: Recipe) -> Recipe:
+def with_second_cycle(recipe: Recipe) -> Recipe:
     """Return the recipe that trains networks on: two thirds of the epochs, at half the rate.
 
     A warm restart (Loshchilov, Hutter, 2017). It takes VGG11, whose endpoints are short of the

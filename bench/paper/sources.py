@@ -19,7 +19,7 @@ from bench.paper.baselines import split_baselines
 from bench.paper.endpoints import ROOT, default_precision, labelled, settings_of, trained
 from bench.paper.experiments import Experiment, Point
 from bench.paper.images import SHARE, ImageData, split_by_class
-from bench.paper.sizes import Size, again, recipe_at
+from bench.paper.sizes import Size, recipe_at, with_second_cycle
 from bench.real_pairs import PAIRS, Pair
 from models import datasets
 from models.recipes import RECIPES, Recipe
@@ -78,7 +78,7 @@ class Settings:
         changed = {name: type(values[name])(values[name] * by) for name, by in point.factors}
         recipe = replace(recipe, **changed)
         full_and_fast = self.size.name == "full" and self.kind == "fast"
-        return again(recipe) if point.again and full_and_fast else recipe
+        return with_second_cycle(recipe) if point.second_cycle and full_and_fast else recipe
 
 
 @dataclass(frozen=True)

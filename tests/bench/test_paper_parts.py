@@ -15,7 +15,7 @@ from bench.paper.images import ImageData, split_by_class
 from bench.paper.pieces import endpoints_of, main, pack, unpack
 from bench.paper.published import PUBLISHED
 from bench.paper.report import epochs_of
-from bench.paper.sizes import SIZES, again, recipe_at
+from bench.paper.sizes import SIZES, recipe_at, with_second_cycle
 from bench.paper.sources import Settings, source_of
 from bench.paper.ways import WAYS, aligned_for
 from bench.ways import PAPER, realigned
@@ -102,12 +102,12 @@ def test_vggs_are_trained_again_at_full_size_by_the_fast_recipe_alone() -> None:
         assert Settings(SIZES[size], kind=kind).recipe(vgg11).after is None
     for experiment in EXPERIMENTS.values():
         for point in experiment.points:
-            assert not point.again or "vgg" in point.recipe
+            assert not point.second_cycle or "vgg" in point.recipe
 
 
 def test_what_comes_after_another_training_is_kept_beside_it(tmp_path: Path) -> None:
     first = fast(RECIPES["mnist_mlp1"], 3, batch_size=20)
-    second = again(first)
+    second = with_second_cycle(first)
     data = [(torch.randint(256, (40, 1, 28, 28), dtype=torch.uint8), torch.arange(40) % 10)] * 2
     given = {"images": {"set": "noise"}, "device": torch.device("cpu"), "cache": tmp_path}
     [early], _ = trained(first, data[:1], (0,), **given)
