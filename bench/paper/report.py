@@ -45,7 +45,8 @@ forward variant at convolutions, linear maps and residual blocks; the closed for
 networks with BatchNorms, their statistics computed anew, with which the authors' CIFAR figures
 were made. *Ours* is `repair_kernels.repair` with its defaults: matched at all activations and by
 weights, signs turned, distilled ([repair.md](repair.md)). Both use permutations and per-channel
-scales and shifts only, and the same 5,000 training images (2,000 at `cpu` size), without labels.
+scales and shifts only, and the same 5,000 training images (2,000 at `cpu` size) where nothing else
+is said, without labels.
 
 Published figures are those that the authors committed with their notebooks, and for ImageNet
 those of the paper. A verdict is given only where a network of the paper's size was trained on the

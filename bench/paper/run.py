@@ -133,7 +133,7 @@ def _merging(experiment: Experiment, point: Point, settings: Settings) -> dict[s
     """Return what decides a result besides the endpoints."""
     size, names = settings.size, point.ways or experiment.ways
     return {
-        "calibration": size.calibration,
+        "calibration": point.calibration or size.calibration,
         "matched_by": {name: matched_by(name) for name in names},
         "alphas": {name: size.alphas(experiment.curve, WAYS[name].slow) for name in names},
         "measures": [experiment.collapse, experiment.filters],

@@ -64,6 +64,9 @@ def recipe_at(size: Size, recipe: Recipe, epochs: int, kind: str = "fast") -> Re
         return fast(tiny(recipe), 1, batch_size=100)
     if size.name == "full" and kind == "paper":
         return recipe
+    normed = recipe.options.get("batch_norm", False)
+    if is_mlp(recipe) and normed and size.name == "full":
+        return recipe  # that takes minutes as it is
     if is_mlp(recipe):
         # Small batches at the same rate: MLPs that were trained at smaller ones merge worse. Very
         # deep ones do not learn at it in a few epochs.
@@ -72,6 +75,8 @@ def recipe_at(size: Size, recipe: Recipe, epochs: int, kind: str = "fast") -> Re
         return fast(recipe, epochs, batch_size=small, lr=lr)
     if size.name == "cpu":
         return fast(narrow(recipe), 8, batch_size=125)
+    if recipe.model.startswith("models.vgg:") and normed:
+        return fast(recipe, epochs, batch_size=recipe.batch_size)
     if recipe.model.startswith("models.vgg:"):
         # Without BatchNorm a few epochs of large batches are too few steps; and with fast's own
         # shifts VGG11 learns its images by heart in 26 epochs (99 %; of others 89 %).

@@ -144,10 +144,14 @@ def _trained(point: Point, seeds: tuple[int, int], settings: Settings) -> Source
             deadline=settings.deadline,
             cache=settings.cache,
         )
+        if point.fused:
+            models = [model.fused() for model in models]
         facts = {"training": _trainings(reports), "test": len(data.test)}
-        return Opened(models, data.calibration(size.calibration, device), data.tests(device), facts)
+        calibration = data.calibration(point.calibration or size.calibration, device)
+        return Opened(models, calibration, data.tests(device), facts)
 
-    return Source(settings.training(recipe, images), open_pair)
+    fused = {"fused": True} if point.fused else {}
+    return Source(settings.training(recipe, images) | fused, open_pair)
 
 
 def _trainings(reports: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
