@@ -159,7 +159,6 @@ def _normed_mlp(depth: int) -> Recipe:
         lr=0.05,
         warmup=0.1,
         translate=0,
-        clip=None,
     )
 
 
@@ -288,9 +287,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         for lr in (0.025, 0.05, 0.1, 0.2)
     }
     | {
-        f"{name}_mlp10x{width}": _mlp(name, 10, width)
+        f"{name}_mlp11x{width}": _mlp(name, 11, width)
         for name in ("mnist", "fashion", "svhn", "cifar10")
         for width in (64, 128, 256, 512)
     }
-    | {"fashion_mlp10x4096": _mlp("fashion", 10, 4096)}
+    | {"fashion_mlp11x4096": _mlp("fashion", 11, 4096)}
 )
