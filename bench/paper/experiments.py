@@ -280,10 +280,15 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         title="What the midpoint of deep MLPs depends on",
         figure="Not in the paper",
         claim="Found in search of the published midpoints of deep MLPs: the authors' networks were "
-        "trained with BatchNorms, which were put into the linear layers afterwards.",
+        "trained with BatchNorms, which were put into the linear layers afterwards. At 31 hidden "
+        "layers the closed form restores these, and fails where there were none. The rate decides "
+        "again: at four times the authors', all three ways lose less than a point to the endpoints. "
+        "Where gradients are not limited to a norm of one, at half of the rate, or in "
+        "batches twice as large, networks that classify about as well merge worse; twelve times "
+        "the images to calibrate with gain half a point.",
         ways=DEPTH_WAYS,
         points=(
-            _deep_mlp_otherwise("as the authors trained", 0),
+            _deep_mlp_otherwise("fused BatchNorms", 0),
             replace(_deep_mlp_otherwise("60,000 images", 1), sizes=("full",), calibration=60_000),
             _deep_mlp_otherwise("2 × the batch", 2, batch_size=2),
             _deep_mlp_otherwise("4 × the rate", 3, lr=4),
