@@ -241,8 +241,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "to merge, and not in the paper. They were trained with smaller batches at four times the "
         "rate, for fewer epochs; the deepest ones, which do not learn at that rate in so few "
         "epochs, at a lower one. What the midpoint depends on is measured below. The closed form "
-        "takes what a layer reads for the endpoints' own, and misses some of the variance at every "
-        "layer, see the variances below.",
+        "takes what a layer reads for the endpoints' own; without BatchNorms it misses some of the "
+        "variance at every layer, see the variances below.",
     ),
     "learning_rate": Experiment(
         title="What the endpoints' learning rate does to the midpoint",
@@ -282,8 +282,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         claim="Found in search of the published midpoints of deep MLPs: the authors' networks were "
         "trained with BatchNorms, which were put into the linear layers afterwards. At 31 hidden "
         "layers the closed form restores these, and fails where there were none. The rate decides "
-        "again: at four times the authors', all three ways lose less than a point to the endpoints. "
-        "Where gradients are not limited to a norm of one, at half of the rate, or in "
+        "again: at four times the authors', all three ways lose less than a point to the "
+        "endpoints. Where gradients are not limited to a norm of one, at half of the rate, or in "
         "batches twice as large, networks that classify about as well merge worse; twelve times "
         "the images to calibrate with gain half a point.",
         ways=DEPTH_WAYS,

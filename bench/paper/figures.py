@@ -228,7 +228,11 @@ def bars(known: Known) -> Callable[[Axes, Rows, str], None]:
         axes.axhline(ends, color="black", linestyle="--", linewidth=1, label="endpoints")
         published = known.get(row["series"], {}).get(row["x"])
         if published is not None:
-            values = {"aligned": published.aligned, "forward": published.repaired}
+            values = {
+                "aligned": published.aligned,
+                "closed_form": published.closed_form,
+                "forward": published.repaired,
+            }
             held = {ways.index(way): values[way] for way in values if way in ways}
             mark = {"linestyle": "none", "marker": "x", "color": "black"}
             axes.plot(held.keys(), held.values(), **mark, label="published: aligned, REPAIR")
