@@ -147,7 +147,8 @@ def _normed_mlp(depth: int) -> Recipe:
     """Return the recipe of figure 3, whose networks' BatchNorms were fused when they were trained.
 
     The batch is that at which endpoints are as good as the authors': of their two notebooks that
-    train so, one says 1000 and one 2000, at which accuracies are lower and losses higher.
+    train so, one says 1000 and one 2000, at which accuracies are lower and losses higher. The limit
+    of the gradient is ours: with it networks of 41 layers learn as well as the authors'.
     """
     return _mlp(
         "mnist",

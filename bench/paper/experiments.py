@@ -108,7 +108,7 @@ def _vgg(depth: int) -> Point:
         depth,
         f"cifar10_vgg{depth}",
         epochs=40,
-        rank=3 if depth in (11, 16) else 8,
+        rank=3 if depth == 11 else 8,
         sizes=_sizes(depth, smoke=(11,), cpu=(11, 16)),
         second_cycle=True,
     )
