@@ -300,7 +300,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "vgg_midpoint": Experiment(
         title="What the midpoint of VGG11 depends on",
         figure="Not in the paper",
-        claim="Found in search of the published 88.2 %: the midpoint follows the endpoints. VGGs a "
+        claim="Found in search of the published midpoints: they follow the endpoints. VGGs a "
         "quarter as wide that were trained four times as long are better, and so are their "
         "midpoints; at other rates, or with more weight decay, both are worse by about as much. At "
         "full size, larger shifts, cutout, more weight decay and four more epochs together give "
@@ -337,6 +337,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             replace(_wide_mlp("fashion", 4096), epochs=3, rank=9),
         ),
         axis="width",
+        note="The authors count ten hidden layers, without the first.",
     ),
     "collapse": Experiment(
         title="Variance of the merged network's activations, layer by layer",
