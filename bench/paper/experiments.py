@@ -206,13 +206,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             *(_vgg(depth) for depth in (11, 13, 16, 19)),
         ),
         axis="depth",
-        note="The authors' VGGs of the picture are at 92 to 94 %; VGG11 without BatchNorms is at 89 "
-        "to 90 % in their notebooks, and with REPAIR at 84.9 and 86.6 %. It is compared with the "
-        "better of these two, and VGGs with BatchNorms with those of the picture. Aligned alone, "
-        "these collapse as theirs do, those without far less. Trained for a tenth of the authors' "
-        "epochs, VGG11 with BatchNorms is short of theirs by four points before it is merged, and "
-        "loses four when it is, as theirs does. What the midpoint of those without depends on is "
-        "measured below.",
+        note="The authors' VGGs of the picture are at 92 to 94 %; VGG11 without BatchNorms is at "
+        "89 to 90 % in their notebooks, and with REPAIR at 84.9 and 86.6 %. It is compared with "
+        "the better of these two, and VGGs with BatchNorms with those of the picture. Aligned "
+        "alone, these collapse as theirs do, those without far less. Trained for a tenth of the "
+        "authors' epochs, VGG11 with BatchNorms is short of theirs by four points before it is "
+        "merged, and loses four when it is, as theirs does. What the midpoint of those without "
+        "depends on is measured below.",
     ),
     "split_data": Experiment(
         title="Training on split data",

@@ -140,7 +140,8 @@ def _over_x(experiment: Experiment, known: Known) -> Callable[[Axes, Rows, str],
         places = sorted({row["x"] for row in rows})
         at = {x: [row for row in rows if row["x"] == x] for x in places}
         ends = [mean([e[metric] for row in at[x] for e in row["endpoints"]]) for x in places]
-        axes.plot(places, [100 * v for v in ends], "k--", linewidth=1, label="endpoints")
+        line = {"color": "black", "linestyle": "--", "linewidth": 1, "marker": "_"}
+        axes.plot(places, [100 * v for v in ends], **line, label="endpoints")
         for way in dict.fromkeys(way for row in rows for way in row["curves"]):
             held = [x for x in places if any(way in row["curves"] for row in at[x])]
             values = [mean([midpoint(r, way) for r in at[x] if way in r["curves"]]) for x in held]
@@ -155,9 +156,9 @@ def _over_x(experiment: Experiment, known: Known) -> Callable[[Axes, Rows, str],
         published = known.get(rows[0]["series"], {})
         _draw_published(axes, published)
         if experiment.axis in ("width", "learning rate"):
-            ticks = sorted({*places, *published})
             axes.set_xscale("log", base=2)
-            axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        ticks = sorted({*places, *published})
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.set_ylim(0, 100)
         axes.set_xlabel(experiment.axis)
         axes.set_ylabel("test accuracy at alpha = .5, %")
