@@ -5,41 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-NETWORK_WAYS = ("aligned", "forward", "ours")
-NORM_WAYS = ("aligned", "reset", "forward", "ours")
-DEPTH_WAYS = ("aligned", "closed_form", "forward", "ours")
-
-
-@dataclass(frozen=True)
-class Point:
-    """A pair of endpoints in an experiment: one mark, or one curve, in a picture.
-
-    Attributes:
-        series: the line to which it belongs
-        x: its place on that line: depth or width
-        recipe: name of the paper's recipe; of networks that the user brings, their name
-        epochs: of the fast recipe
-        rank: the most telling are run first
-        sizes: in which it is run
-        ways: in which it is merged; default: those of the experiment
-        factors: what some numbers of the recipe are multiplied by, by their names
-        second_cycle: whether endpoints of the fast recipe at full size are trained on, see
-            `sizes.with_second_cycle`
-        fused: whether the trained endpoints' BatchNorms are put into their layers, see `MLP.fused`
-        calibration: number of training images that calibrate; default: the size's
-    """
-
-    series: str
-    x: float
-    recipe: str
-    epochs: int = 20
-    rank: int = 8
-    sizes: tuple[str, ...] = ("full",)
-    ways: tuple[str, ...] = ()
-    factors: tuple[tuple[str, float], ...] = ()
-    second_cycle: bool = False
-    fused: bool = False
-    calibration: int | None = None
+from bench.paper.points import (
+    ALL,
+    CPU,
+    DEPTH_WAYS,
+    NETWORK_WAYS,
+    NORM_LABELS,
+    NORM_WAYS,
+    NORM_WIDTHS,
+    RESNET18,
+    SET_LABELS,
+    Point,
+    deep_mlp,
+    deep_mlp_otherwise,
+    fused_mlp,
+    normed_vgg,
+    resnet20,
+    sizes_at,
+    trained_otherwise,
+    vgg,
+    wide_mlp,
+    wide_resnet20,
+)
 
 
 @dataclass(frozen=True)
@@ -76,104 +63,6 @@ class Experiment:
     source: str = "trained"
 
 
-ALL = ("smoke", "cpu", "full")
-CPU = ("cpu", "full")
-SET_LABELS = {"mnist": "MNIST", "fashion": "FashionMNIST", "svhn": "SVHN", "cifar10": "CIFAR-10"}
-NORM_LABELS = {"": "BatchNorm", "_layer": "LayerNorm", "_fixup": "Fixup", "_group": "GroupNorm"}
-NORM_WIDTHS = {"_group": (1, 4)}
-
-
-def _sizes(place: float, smoke: tuple[float, ...], cpu: tuple[float, ...]) -> tuple[str, ...]:
-    return (*("smoke",) * (place in smoke), *("cpu",) * (place in cpu), "full")
-
-
-def _normed(norm: str, width: int) -> Point:
-    ranks = {("", 1): 2, ("", 4): 2, ("", 16): 2, ("_layer", 4): 5, ("_fixup", 4): 5}
-    return Point(
-        NORM_LABELS[norm],
-        width,
-        f"cifar10_resnet20x{width}{norm}",
-        epochs=40 if width < 8 else 20,
-        rank=ranks.get((norm, width), 8),
-        sizes=_sizes(width, smoke=(1,), cpu=(1, 2) if norm == "" else (1,)),
-        ways=NORM_WAYS if norm == "" else NETWORK_WAYS,
-        # At this rate they classify as well, and merge better: see "resnet20_midpoint".
-        factors=(("lr", 2.0),) if norm == "" else (),
-    )
-
-
-def _vgg(depth: int) -> Point:
-    return Point(
-        "VGG, CIFAR-10",
-        depth,
-        f"cifar10_vgg{depth}",
-        epochs=40,
-        rank=3 if depth == 11 else 8,
-        sizes=_sizes(depth, smoke=(11,), cpu=(11, 16)),
-        second_cycle=True,
-    )
-
-
-def _normed_vgg(depth: int) -> Point:
-    return Point(
-        "VGG with BatchNorms, CIFAR-10",
-        depth,
-        f"cifar10_vgg{depth}_batch",
-        epochs=40,
-        rank=3 if depth in (11, 16) else 8,
-        sizes=_sizes(depth, smoke=(11,), cpu=(11, 16)),
-        ways=NORM_WAYS,
-        # The authors' start from smaller weights, at which the same rate does more.
-        factors=(("lr", 4.0),),
-    )
-
-
-def _fused_mlp(depth: int) -> Point:
-    sizes = _sizes(depth, smoke=(2,), cpu=())
-    recipe = f"mnist_mlp{depth}_batch"
-    return Point("MLP, MNIST, fused BatchNorms", depth, recipe, 50, rank=6, sizes=sizes, fused=True)
-
-
-def _deep_mlp(depth: int) -> Point:
-    sizes = _sizes(depth, smoke=(1, 5), cpu=(1, 5, 10, 20))
-    return Point("MLP, MNIST", depth, f"mnist_mlp{depth}", 10, rank=6, sizes=sizes)
-
-
-def _wide_mlp(dataset: str, width: int) -> Point:
-    in_cpu = (64, 128) if dataset in ("mnist", "fashion") else ()
-    return Point(
-        SET_LABELS[dataset],
-        width,
-        f"{dataset}_mlp11x{width}",
-        epochs=10 if dataset == "fashion" else 20,
-        sizes=_sizes(width, smoke=(64,) if dataset == "mnist" else (), cpu=in_cpu),
-    )
-
-
-def _wide_resnet20(dataset: str, width: int) -> Point:
-    cpu = (1, 2) if dataset in ("mnist", "fashion") else ()
-    return Point(
-        SET_LABELS[dataset],
-        width,
-        f"{dataset}_resnet20x{width}",
-        epochs=20,
-        rank=9,
-        sizes=_sizes(width, (1,) if dataset == "fashion" else (), cpu),
-    )
-
-
-def _trained_otherwise(recipe: str, series: str, x: float, **factors: float) -> Point:
-    sizes = CPU if factors else ALL
-    return Point(series, x, recipe, 40, rank=8, sizes=sizes, factors=tuple(factors.items()))
-
-
-def _deep_mlp_otherwise(series: str, x: float, **factors: float) -> Point:
-    point = replace(_fused_mlp(31), series=series, x=x, rank=8, factors=tuple(factors.items()))
-    return point if factors else replace(point, sizes=("smoke", "full"))
-
-
-RESNET18 = Point("ResNet18", 18, "cifar10_resnet18", 40, rank=1, sizes=ALL, ways=NORM_WAYS)
-
 EXPERIMENTS: Mapping[str, Experiment] = {
     "resnet18_curve": Experiment(
         title="ResNet18 on CIFAR-10: the path between two networks",
@@ -189,7 +78,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         claim="With REPAIR the barrier of wide networks vanishes, whatever the normalisation.",
         ways=NETWORK_WAYS,
         points=tuple(
-            _normed(norm, width)
+            resnet20(norm, width)
             for norm in NORM_LABELS
             for width in NORM_WIDTHS.get(norm, (1, 2, 4, 8, 16))
         ),
@@ -202,8 +91,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         claim="REPAIR restores VGGs of every depth to within about four points of their endpoints.",
         ways=NETWORK_WAYS,
         points=(
-            *(_normed_vgg(depth) for depth in (11, 13, 16, 19)),
-            *(_vgg(depth) for depth in (11, 13, 16, 19)),
+            *(normed_vgg(depth) for depth in (11, 13, 16, 19)),
+            *(vgg(depth) for depth in (11, 13, 16, 19)),
         ),
         axis="depth",
         note="The authors' VGGs of the picture are at 92 to 94 %; VGG11 without BatchNorms is at "
@@ -234,8 +123,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "restore most of what is lost.",
         ways=DEPTH_WAYS,
         points=(
-            *(_fused_mlp(depth) for depth in (2, 6, 11, 21, 31, 41, 51)),
-            *(_deep_mlp(depth) for depth in (1, 5, 10, 20, 30, 40, 50)),
+            *(fused_mlp(depth) for depth in (2, 6, 11, 21, 31, 41, 51)),
+            *(deep_mlp(depth) for depth in (1, 5, 10, 20, 30, 40, 50)),
         ),
         axis="hidden layers",
         note="The authors' networks were trained with BatchNorms, which were put into the linear "
@@ -255,7 +144,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "they were trained.",
         ways=DEPTH_WAYS,
         points=tuple(
-            Point("MLP, MNIST, 5 layers", lr, f"mnist_mlp5_lr{lr}", 10, 7, _sizes(lr, (0.2,), ()))
+            Point("MLP, MNIST, 5 layers", lr, f"mnist_mlp5_lr{lr}", 10, 7, sizes_at(lr, (0.2,), ()))
             for lr in (0.025, 0.05, 0.1, 0.2)
         ),
         axis="learning rate",
@@ -270,13 +159,11 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "pairs gain, by less.",
         ways=("aligned", "reset", "forward", "forward_layers", "forward_all", "ours"),
         points=(
-            _trained_otherwise("cifar10_resnet20x1", "ResNet20", 0),
-            _trained_otherwise("cifar10_resnet20x1", "4 × the epochs", 1, epochs=4),
-            _trained_otherwise("cifar10_resnet20x1", "2 × the rate", 2, lr=2),
-            _trained_otherwise("cifar10_resnet20x1", "1/2 of the rate", 3, lr=0.5),
-            _trained_otherwise(
-                "cifar10_resnet20x1", "1/5 of the weight decay", 4, weight_decay=0.2
-            ),
+            trained_otherwise("cifar10_resnet20x1", "ResNet20", 0),
+            trained_otherwise("cifar10_resnet20x1", "4 × the epochs", 1, epochs=4),
+            trained_otherwise("cifar10_resnet20x1", "2 × the rate", 2, lr=2),
+            trained_otherwise("cifar10_resnet20x1", "1/2 of the rate", 3, lr=0.5),
+            trained_otherwise("cifar10_resnet20x1", "1/5 of the weight decay", 4, weight_decay=0.2),
         ),
     ),
     "mlp_midpoint": Experiment(
@@ -291,12 +178,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "the images to calibrate with gain half a point.",
         ways=DEPTH_WAYS,
         points=(
-            _deep_mlp_otherwise("fused BatchNorms", 0),
-            replace(_deep_mlp_otherwise("60,000 images", 1), sizes=("full",), calibration=60_000),
-            _deep_mlp_otherwise("2 × the batch", 2, batch_size=2),
-            _deep_mlp_otherwise("4 × the rate", 3, lr=4),
-            _deep_mlp_otherwise("1/2 of the rate", 4, lr=0.5),
-            _deep_mlp_otherwise("gradients not limited", 5, clip=1e6),
+            deep_mlp_otherwise("fused BatchNorms", 0),
+            replace(deep_mlp_otherwise("60,000 images", 1), sizes=("full",), calibration=60_000),
+            deep_mlp_otherwise("2 × the batch", 2, batch_size=2),
+            deep_mlp_otherwise("4 × the rate", 3, lr=4),
+            deep_mlp_otherwise("1/2 of the rate", 4, lr=0.5),
+            deep_mlp_otherwise("gradients not limited", 5, clip=1e6),
             Point("without BatchNorms, 30 layers", 6, "mnist_mlp30", 10, rank=8),
         ),
     ),
@@ -311,13 +198,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "them better again, and their midpoints.",
         ways=NETWORK_WAYS,
         points=(
-            replace(_trained_otherwise("cifar10_vgg11", "VGG11", 0), second_cycle=True),
-            _trained_otherwise("cifar10_vgg11", "4 × the epochs", 1, epochs=4),
-            _trained_otherwise("cifar10_vgg11", "2 × the rate", 2, lr=2),
-            _trained_otherwise("cifar10_vgg11", "1/2 of the rate", 3, lr=0.5),
-            _trained_otherwise("cifar10_vgg11", "2 × the weight decay", 4, weight_decay=2),
+            replace(trained_otherwise("cifar10_vgg11", "VGG11", 0), second_cycle=True),
+            trained_otherwise("cifar10_vgg11", "4 × the epochs", 1, epochs=4),
+            trained_otherwise("cifar10_vgg11", "2 × the rate", 2, lr=2),
+            trained_otherwise("cifar10_vgg11", "1/2 of the rate", 3, lr=0.5),
+            trained_otherwise("cifar10_vgg11", "2 × the weight decay", 4, weight_decay=2),
             replace(
-                _trained_otherwise(
+                trained_otherwise(
                     "cifar10_vgg11",
                     "1/2 of shifts and weight decay, no cutout",
                     5,
@@ -336,8 +223,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         claim="Wider networks merge better, and REPAIR closes most of the gap on every set.",
         ways=NETWORK_WAYS,
         points=(
-            *(_wide_mlp(name, w) for name in SET_LABELS for w in (64, 128, 256, 512)),
-            replace(_wide_mlp("fashion", 4096), epochs=3, rank=9),
+            *(wide_mlp(name, w) for name in SET_LABELS for w in (64, 128, 256, 512)),
+            replace(wide_mlp("fashion", 4096), epochs=3, rank=9),
         ),
         axis="width",
         note="The authors count ten hidden layers, without the first.",
@@ -389,7 +276,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         claim="Width and REPAIR close the gap on every set.",
         ways=NORM_WAYS,
         points=tuple(
-            _wide_resnet20(name, w) for name in ("mnist", "fashion", "svhn") for w in (1, 2, 4, 8)
+            wide_resnet20(name, w) for name in ("mnist", "fashion", "svhn") for w in (1, 2, 4, 8)
         ),
         axis="width",
     ),

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import repair_kernels as rk
-from bench.paper.experiments import Experiment, Point
+from bench.paper.experiments import Experiment
+from bench.paper.points import Point
 from bench.paper.sizes import Size
 from bench.paper.ways import WAYS, aligned_for, variants_of
 from repair_kernels.alignment import AlignedPair, align

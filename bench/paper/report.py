@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.paper.endpoints import ROOT
-from bench.paper.experiments import EXPERIMENTS, Experiment, Point
+from bench.paper.experiments import EXPERIMENTS, Experiment
 from bench.paper.figures import draw, mean, midpoint
+from bench.paper.points import Point
 from bench.paper.published import PUBLISHED, Published
 from bench.paper.sources import Settings
 from bench.paper.ways import WAYS

@@ -18,9 +18,10 @@ import torch
 
 from bench.measuring.provenance import commit, device_name
 from bench.paper.endpoints import OutOfTimeError
-from bench.paper.experiments import EXPERIMENTS, Experiment, Point
+from bench.paper.experiments import EXPERIMENTS, Experiment
 from bench.paper.imagenet import MissingError
 from bench.paper.measure import measure
+from bench.paper.points import Point
 from bench.paper.sources import Settings, source_of
 from bench.paper.ways import WAYS, matched_by
 from models.datasets import DataNotFoundError

@@ -17,8 +17,9 @@ from torch import nn
 from bench.paper import imagenet
 from bench.paper.baselines import split_baselines
 from bench.paper.endpoints import ROOT, default_precision, labelled, settings_of, trained
-from bench.paper.experiments import Experiment, Point
+from bench.paper.experiments import Experiment
 from bench.paper.images import SHARE, ImageData, split_by_class
+from bench.paper.points import Point
 from bench.paper.sizes import Size, recipe_at, with_second_cycle
 from bench.real_pairs import PAIRS, Pair
 from models import datasets
