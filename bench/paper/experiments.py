@@ -129,12 +129,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         axis="hidden layers",
         note="The authors' networks were trained with BatchNorms, which were put into the linear "
         "layers before anything else: only these are compared. (The authors count the layers "
-        "between the first and the last, one fewer than here.) Those without BatchNorms are harder "
-        "to merge, and not in the paper. They were trained with smaller batches at four times the "
-        "rate, for fewer epochs; the deepest ones, which do not learn at that rate in so few "
-        "epochs, at a lower one. What the midpoint depends on is measured below. The closed form "
-        "takes what a layer reads for the endpoints' own; without BatchNorms it misses some of the "
-        "variance at every layer, see the variances below.",
+        "between the first and the last, one fewer than here.) Here their gradients were limited "
+        "to a norm of one, without which those of 31 layers merge worse, see below. Those without "
+        "BatchNorms are harder to merge, and not in the paper. They were trained with smaller "
+        "batches at four times the rate, for fewer epochs; the deepest ones, which do not learn at "
+        "that rate in so few epochs, at a lower one. The closed form takes what a layer reads for "
+        "the endpoints' own; without BatchNorms it misses some of the variance at every layer, see "
+        "the variances below.",
     ),
     "learning_rate": Experiment(
         title="What the endpoints' learning rate does to the midpoint",
@@ -175,7 +176,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "again: at four times the authors', all three ways lose less than a point to the "
         "endpoints. Where gradients are not limited to a norm of one, at half of the rate, or in "
         "batches twice as large, networks that classify about as well merge worse; twelve times "
-        "the images to calibrate with gain half a point.",
+        "the images to calibrate with gain about half a point or less.",
         ways=DEPTH_WAYS,
         points=(
             deep_mlp_otherwise("fused BatchNorms", 0),

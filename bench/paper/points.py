@@ -84,16 +84,15 @@ def vgg(depth: int) -> Point:
 
 def normed_vgg(depth: int) -> Point:
     """Return a VGG with BatchNorms on CIFAR-10."""
-    return Point(
-        "VGG with BatchNorms, CIFAR-10",
-        depth,
-        f"cifar10_vgg{depth}_batch",
-        epochs=40,
+    return replace(
+        vgg(depth),
+        series="VGG with BatchNorms, CIFAR-10",
+        recipe=f"cifar10_vgg{depth}_batch",
         rank=3 if depth in (11, 16) else 8,
-        sizes=sizes_at(depth, smoke=(11,), cpu=(11, 16)),
         ways=NORM_WAYS,
         # The authors' start from smaller weights, at which the same rate does more.
         factors=(("lr", 4.0),),
+        second_cycle=False,
     )
 
 
