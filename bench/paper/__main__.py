@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     add("--at", nargs="+", type=float, metavar="X", help="some depths or widths of that line")
     add("--recipe", choices=("fast", "paper"), default="fast", help="at full size (default: fast)")
     add("--epochs", type=int, help="of every training, in place of the recipe's")
+    add("--second-cycle", type=int, metavar="N", help="epochs of second cycles, of some VGGs")
     add("--precision", choices=PRECISIONS, help="to train in (default: bf16 on a GPU)")
     add("--pairs", type=int, default=1, help="pairs of seeds (default: 1)")
     add("--minutes", type=float, help="stop after that time; the next run goes on")
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         device=device,
         kind=options.recipe,
         epochs=options.epochs,
+        second_cycle=options.second_cycle,
         pairs=options.pairs,
         precision=options.precision,
         compiled=options.compile,

@@ -92,7 +92,6 @@ def normed_vgg(depth: int) -> Point:
         ways=NORM_WAYS,
         # The authors' start from smaller weights, at which the same rate does more.
         factors=(("lr", 4.0),),
-        second_cycle=False,
     )
 
 

@@ -40,6 +40,7 @@ class Settings:
         device: where everything is computed
         kind: of recipe at full size: "fast" or "paper"
         epochs: of every recipe; None: as it says
+        second_cycle: epochs of second cycles; None: see `sizes.with_second_cycle`
         pairs: how many pairs of seeds
         precision: to train in; None: see `endpoints.default_precision`
         compiled: whether networks are compiled for training
@@ -55,6 +56,7 @@ class Settings:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     kind: str = "fast"
     epochs: int | None = None
+    second_cycle: int | None = None
     pairs: int = 1
     precision: str | None = None
     compiled: bool = False
@@ -79,7 +81,9 @@ class Settings:
         changed = {name: type(values[name])(values[name] * by) for name, by in point.factors}
         recipe = replace(recipe, **changed)
         full_and_fast = self.size.name == "full" and self.kind == "fast"
-        return with_second_cycle(recipe) if point.second_cycle and full_and_fast else recipe
+        if not point.second_cycle or not full_and_fast:
+            return recipe
+        return with_second_cycle(recipe, self.second_cycle)
 
 
 @dataclass(frozen=True)
