@@ -216,6 +216,14 @@ EXPERIMENTS: Mapping[str, Experiment] = {
                 sizes=("full",),
             ),
             Point("first cycle only", 6, "cifar10_vgg11", 40, rank=8),
+            replace(normed_vgg(11), series="with BatchNorms", x=7, sizes=CPU),
+            replace(
+                normed_vgg(11),
+                series="with BatchNorms, first cycle only",
+                x=8,
+                sizes=("full",),
+                second_cycle=False,
+            ),
         ),
     ),
     "mlp_width": Experiment(

@@ -1,9 +1,12 @@
-"""The pictures, drawn from result files alone."""
+"""The pictures, drawn from result files alone.
+
+Of several pairs of seeds there is the mean, and a bar from the least to the largest.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Rows = Sequence[Mapping[str, Any]]
+Pairs = Sequence[Sequence[float]]
+"""At each place, the values of all pairs of seeds."""
 Known = Mapping[str, Mapping[float, Published]]
 """Published figures by series and x."""
 DPI = 80
@@ -39,10 +44,10 @@ def draw(name: str, size: str, rows: Rows, file: Path) -> None:
     if experiment.collapse:
         _draw_panels(file, title, _by_series(rows), draw_collapse)
     elif experiment.curve:
-        _draw_panels(file, title, _by_series(rows), _draw_curves, metrics=("accuracy", "loss"))
+        _draw_panels(file, title, _by_series(rows), draw_curves, metrics=("accuracy", "loss"))
     else:
         known = _published(name) if size == "full" else {}
-        draw_one = _over_x(experiment, known) if experiment.axis else bars(known)
+        draw_one = over_x(experiment, known) if experiment.axis else bars(known)
         _draw_panels(file, title, _by_series(rows), draw_one)
 
 
@@ -101,41 +106,58 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _draw_curves(axes: Axes, rows: Rows, metric: str) -> None:
-    row = rows[0]
-    ends = [end[metric] for end in row["endpoints"]]
+def _draw_line(axes: Axes, places: Sequence[float], pairs: Pairs, way: str) -> None:
+    """Draw what one way gives at all places: the values of each pair of seeds."""
+    marked = {"marker": "o", "markersize": 3, "color": WAYS[way].colour, "label": WAYS[way].label}
+    axes.plot(places, [mean(values) for values in pairs], **marked)
+    _draw_range(axes, places, pairs, WAYS[way].colour)
+
+
+def _draw_range(axes: Axes, places: Sequence[float], pairs: Pairs, colour: str) -> None:
+    for x, values in zip(places, pairs, strict=True):
+        if len(values) > 1:
+            axes.vlines(x, min(values), max(values), colors=colour, linewidth=1)
+
+
+def draw_curves(axes: Axes, rows: Rows, metric: str) -> None:
+    """Draw the paths of all ways from one endpoint to the other, and what they compare with."""
     factor = 100 if metric == "accuracy" else 1
-    for way, curve in row["curves"].items():
-        values = [ends[0], *curve[metric], ends[1]]
-        axes.plot(
-            [0, *curve["alphas"], 1],
-            [factor * value for value in values],
-            marker="o",
-            markersize=3,
-            color=WAYS[way].colour,
-            label=WAYS[way].label,
-        )
-    for label, style, curve in _baselines(row, metric):
-        axes.plot(*curve(factor), linestyle=style, color="black", label=label, linewidth=1)
+    for way, curve in rows[0]["curves"].items():
+        paths = [_with_ends(row, row["curves"][way], metric) for row in rows]
+        pairs = [[factor * value for value in values] for values in zip(*paths, strict=True)]
+        _draw_line(axes, [0, *curve["alphas"], 1], pairs, way)
+    for label, style, places, values in _baselines(rows, metric):
+        line = {"linestyle": style, "color": "black", "linewidth": 1}
+        axes.plot(places, [factor * value for value in values], **line, label=label)
     axes.set_xlabel("alpha: weight of the second network")
     axes.set_ylabel("test accuracy, %" if metric == "accuracy" else "test loss")
 
 
-def _baselines(row: Mapping[str, Any], metric: str):
-    """Yield label, line style and points of what split-data training is compared with."""
-    held = row.get("baselines")
-    if held is None:
+def _with_ends(
+    row: Mapping[str, Any], curve: Mapping[str, Sequence[float]], metric: str
+) -> list[float]:
+    first, second = (end[metric] for end in row["endpoints"])
+    return [first, *curve[metric], second]
+
+
+def _baselines(rows: Rows, metric: str) -> Iterator[tuple[str, str, list[float], list[float]]]:
+    """Yield label, line style, alphas and means of what split-data training is compared with."""
+    if "baselines" not in rows[0]:
         return
-    ensemble = held["ensemble"]
-    ends = [end[metric] for end in row["endpoints"]]
-    values = [ends[0], *ensemble[metric], ends[1]]
-    yield "ensemble", "-", lambda f: ([0, *ensemble["alphas"], 1], [f * v for v in values])
-    best = (max if metric == "accuracy" else min)(end[metric] for end in held["bias_corrected"])
-    yield "better endpoint, bias-corrected", ":", lambda f: ([0, 1], [f * best] * 2)
-    yield "trained on all the data", "--", lambda f: ([0, 1], [f * held["full"][metric]] * 2)
+    held = [row["baselines"] for row in rows]
+    paths = [_with_ends(row, row["baselines"]["ensemble"], metric) for row in rows]
+    alphas = [0.0, *held[0]["ensemble"]["alphas"], 1.0]
+    yield "ensemble", "-", alphas, [mean(values) for values in zip(*paths, strict=True)]
+    better = max if metric == "accuracy" else min
+    best = mean([better(end[metric] for end in found["bias_corrected"]) for found in held])
+    yield "better endpoint, bias-corrected", ":", [0.0, 1.0], [best] * 2
+    whole = mean([found["full"][metric] for found in held])
+    yield "trained on all the data", "--", [0.0, 1.0], [whole] * 2
 
 
-def _over_x(experiment: Experiment, known: Known) -> Callable[[Axes, Rows, str], None]:
+def over_x(experiment: Experiment, known: Known) -> Callable[[Axes, Rows, str], None]:
+    """Return what draws a line for each way over depth or width, and the published figures."""
+
     def draw_one(axes: Axes, rows: Rows, metric: str) -> None:
         places = sorted({row["x"] for row in rows})
         at = {x: [row for row in rows if row["x"] == x] for x in places}
@@ -144,15 +166,8 @@ def _over_x(experiment: Experiment, known: Known) -> Callable[[Axes, Rows, str],
         axes.plot(places, [100 * v for v in ends], **line, label="endpoints")
         for way in dict.fromkeys(way for row in rows for way in row["curves"]):
             held = [x for x in places if any(way in row["curves"] for row in at[x])]
-            values = [mean([midpoint(r, way) for r in at[x] if way in r["curves"]]) for x in held]
-            axes.plot(
-                held,
-                [100 * v for v in values],
-                marker="o",
-                markersize=3,
-                color=WAYS[way].colour,
-                label=WAYS[way].label,
-            )
+            pairs = [[100 * midpoint(r, way) for r in at[x] if way in r["curves"]] for x in held]
+            _draw_line(axes, held, pairs, way)
         published = known.get(rows[0]["series"], {})
         _draw_published(axes, published)
         if experiment.axis in ("width", "learning rate"):
@@ -196,17 +211,13 @@ def _draw_published(axes: Axes, known: Mapping[float, Published]) -> None:
 
 def draw_collapse(axes: Axes, rows: Rows, metric: str) -> None:
     """Draw the variance at every activation, as a part of the endpoints'."""
+    largest = 0.0
     for way, ratios in rows[0]["collapse"].items():
-        axes.plot(
-            range(1, len(ratios) + 1),
-            list(ratios.values()),
-            marker="o",
-            markersize=3,
-            color=WAYS[way].colour,
-            label=WAYS[way].label,
-        )
+        pairs = [[row["collapse"][way][activation] for row in rows] for activation in ratios]
+        largest = max(largest, *(max(values) for values in pairs))
+        _draw_line(axes, range(1, len(ratios) + 1), pairs, way)
     axes.axhline(1, color="black", linestyle="--", linewidth=1, label="endpoints")
-    if max(max(ratios.values()) for ratios in rows[0]["collapse"].values()) > LARGE_RATIO:
+    if largest > LARGE_RATIO:
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
@@ -220,10 +231,12 @@ def bars(known: Known) -> Callable[[Axes, Rows, str], None]:
     def draw_one(axes: Axes, rows: Rows, metric: str) -> None:
         row = rows[0]
         ways = list(row["curves"])
-        ends = 100 * mean([end[metric] for end in row["endpoints"]])
+        ends = 100 * mean([end[metric] for row in rows for end in row["endpoints"]])
         for place, way in enumerate(ways):
-            value = 100 * midpoint(row, way, metric)
+            values = [100 * midpoint(row, way, metric) for row in rows]
+            value = mean(values)
             axes.bar(place, value, color=WAYS[way].colour, label=WAYS[way].label)
+            _draw_range(axes, [place], [values], "black")
             # At the foot, where neither lines nor marks are.
             axes.annotate(f"{value:.1f}", (place, 3), ha="center", size="small", color="white")
         axes.axhline(ends, color="black", linestyle="--", linewidth=1, label="endpoints")
@@ -232,7 +245,8 @@ def bars(known: Known) -> Callable[[Axes, Rows, str], None]:
             values = {
                 "aligned": published.aligned,
                 "closed_form": published.closed_form,
-                "forward": published.repaired,
+                # The authors' networks with BatchNorms had their statistics reset.
+                "reset" if "reset" in ways else "forward": published.repaired,
             }
             held = {ways.index(way): values[way] for way in values if way in ways}
             mark = {"linestyle": "none", "marker": "x", "color": "black"}

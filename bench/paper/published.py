@@ -79,6 +79,8 @@ PUBLISHED: Mapping[Key, Published] = {
     ("vgg_midpoint", "VGG11", 0): _PLAIN_VGG11,
     ("vgg_midpoint", "first cycle only", 6): _PLAIN_VGG11,
     ("vgg_midpoint", "1/2 of shifts and weight decay, no cutout", 5): _PLAIN_VGG11,
+    ("vgg_midpoint", "with BatchNorms", 7): _VGG[11],
+    ("vgg_midpoint", "with BatchNorms, first cycle only", 8): _VGG[11],
     **{("resnet20_norms", "BatchNorm", width): known for width, known in _RESNET20.items()},
     ("resnet20_norms", "LayerNorm", 8): Published(96.0, 90.3, 93.2),
     ("resnet20_norms", "Fixup", 1): Published(92.0, 34.7, 67.1),

@@ -10,10 +10,8 @@ from torch import nn
 from bench.paper.baselines import bias_corrected, split_baselines
 from bench.paper.endpoints import key_of, settings_of, trained
 from bench.paper.experiments import EXPERIMENTS
-from bench.paper.figures import bars, draw_collapse
 from bench.paper.images import ImageData, split_by_class
 from bench.paper.pieces import endpoints_of, main, pack, unpack
-from bench.paper.published import PUBLISHED
 from bench.paper.report import epochs_of
 from bench.paper.sizes import SIZES, recipe_at, with_second_cycle
 from bench.paper.sources import Settings, source_of
@@ -98,6 +96,8 @@ def test_vggs_are_trained_again_at_full_size_by_the_fast_recipe_alone() -> None:
     twice = Settings(SIZES["full"], epochs=30).recipe(vgg11)
     assert (twice.epochs, twice.lr, twice.epochs_before) == (20, 0.04, 30)
     assert twice == replace(twice.after, epochs=20, lr=0.04, after=twice.after)
+    longer = Settings(SIZES["full"], epochs=30, second_cycle=7).recipe(vgg11)
+    assert longer == replace(twice, epochs=7)
     for size, kind in (("full", "paper"), ("cpu", "fast"), ("smoke", "fast")):
         assert Settings(SIZES[size], kind=kind).recipe(vgg11).after is None
     for experiment in EXPERIMENTS.values():
@@ -112,6 +112,10 @@ def test_networks_with_batch_norms_are_trained_as_by_the_authors_or_faster() -> 
     short = recipe_at(SIZES["full"], vgg, 15)
     assert (short.epochs, short.batch_size, short.lr) == (15, vgg.batch_size, vgg.lr)
     assert short.options == vgg.options
+    again = with_second_cycle(short)  # with shifts that images cannot be learnt by heart with
+    assert (again.epochs, again.lr, again.after) == (10, vgg.lr / 2, short)
+    assert (short.translate, short.cutout) == (2, 0)
+    assert (again.translate, again.cutout) == (4, 8)
 
 
 def test_fused_endpoints_have_no_batch_norms_and_another_identity(tmp_path: Path) -> None:
@@ -162,33 +166,6 @@ def test_every_experiment_is_run_in_every_size_but_those_of_others() -> None:
             "mlp_midpoint": "cpu",
         }
         assert sizes == set(SIZES) - {missing.get(name)}
-
-
-def test_published_figures_are_marked_at_the_bars_of_their_ways() -> None:
-    pytest.importorskip("matplotlib")
-    from matplotlib.figure import Figure
-
-    way = {"alphas": [0.5], "accuracy": [0.8]}
-    row = {"series": "VGG11", "x": 11, "endpoints": [{"accuracy": 0.9}]}
-    row["curves"] = dict.fromkeys(("plain", "aligned", "forward", "ours"), way)
-    for known, expected in (({"VGG11": {11: PUBLISHED["unaligned", "VGG11", 11]}}, 1), ({}, 0)):
-        axes = Figure().subplots()
-        bars(known)(axes, [row], "accuracy")
-        marks = [line for line in axes.lines if line.get_marker() == "x"]
-        assert len(marks) == expected
-        if marks:
-            assert [tuple(at) for at in marks[0].get_xydata()] == [(1, 73.1), (2, 86.6)]
-
-
-@pytest.mark.parametrize(("largest", "scale"), [(2.0, "linear"), (160.0, "log")])
-def test_large_ratios_of_variances_do_not_hide_small_ones(largest: float, scale: str) -> None:
-    pytest.importorskip("matplotlib")
-    from matplotlib.figure import Figure
-
-    axes = Figure().subplots()
-    ratios = {"aligned": {"relu1": 0.5, "relu2": 0.01}, "ours": {"relu1": 1.1, "relu2": largest}}
-    draw_collapse(axes, [{"collapse": ratios}], "accuracy")
-    assert axes.get_yscale() == scale
 
 
 def test_the_papers_way_is_the_ablations_and_ours_is_what_align_does() -> None:
