@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="experiments: " + ", ".join(EXPERIMENTS),
     )
     add = made.add_argument
-    add("--size", choices=SIZES, required=True, help="smoke: seconds; cpu: an hour; full: a GPU")
+    add("--size", choices=SIZES, required=True, help="smoke: seconds; cpu: two hours; full: a GPU")
     add("--only", nargs="+", choices=EXPERIMENTS, metavar="NAME", help="experiments; default: all")
     add("--series", help="one line of the experiments' pictures, such as LayerNorm")
     add("--at", nargs="+", type=float, metavar="X", help="some depths or widths of that line")
