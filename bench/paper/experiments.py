@@ -135,7 +135,10 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "batches at four times the rate, for fewer epochs; the deepest ones, which do not learn at "
         "that rate in so few epochs, at a lower one. The closed form takes what a layer reads for "
         "the endpoints' own; without BatchNorms it misses some of the variance at every layer, see "
-        "the variances below.",
+        "the variances below. At 41 layers with BatchNorms it is 25 points better for one pair "
+        "than for the other, and the published figure lies between the two. The authors' networks "
+        "of 51 layers hardly learnt (42 %); those with limited gradients did, and what they merge "
+        "to says as much of that as of the merging.",
     ),
     "learning_rate": Experiment(
         title="What the endpoints' learning rate does to the midpoint",
