@@ -23,11 +23,15 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m bench.paper",
         description="Run the paper's experiments. What is measured already is left alone.",
-        epilog="experiments: " + ", ".join(EXPERIMENTS),
+        epilog="experiments: "
+        + ", ".join(n for n, e in EXPERIMENTS.items() if e.figure)
+        + "; not in the paper: "
+        + ", ".join(n for n, e in EXPERIMENTS.items() if not e.figure),
     )
     add = made.add_argument
-    add("--size", choices=SIZES, required=True, help="smoke: seconds; cpu: two hours; full: a GPU")
-    add("--only", nargs="+", choices=EXPERIMENTS, metavar="NAME", help="experiments; default: all")
+    add("--size", choices=SIZES, required=True, help="smoke: seconds; cpu: an hour; full: a GPU")
+    add("--only", nargs="+", choices=EXPERIMENTS, metavar="NAME", help="experiments")
+    add("--all", action="store_true", help="also the experiments that are not in the paper")
     add("--series", help="one line of the experiments' pictures, such as LayerNorm")
     add("--at", nargs="+", type=float, metavar="X", help="some depths or widths of that line")
     add("--recipe", choices=("fast", "paper"), default="fast", help="at full size (default: fast)")
@@ -79,7 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
         settings.out = options.out
     if options.minutes is not None:
         settings.deadline = time.monotonic() + 60 * options.minutes
-    left = run(options.only or list(EXPERIMENTS), settings, options.series, options.at)
+    names = options.only or [n for n, e in EXPERIMENTS.items() if e.figure or options.all]
+    left = run(names, settings, options.series, options.at)
     for point in left:
         print(f"{'failed' if point.failed else 'not run'}: {point.title}: {point.reason}")
     return 1 if any(point.failed for point in left) else 3 if left else 0

@@ -35,8 +35,8 @@ class Experiment:
 
     Attributes:
         title: of the picture
-        figure: in the paper
-        claim: what the paper says
+        figure: in the paper; None: the experiment is not in it
+        claim: what the paper says, or what was found
         ways: to merge
         points: pairs of endpoints
         axis: what `x` is
@@ -50,7 +50,7 @@ class Experiment:
     """
 
     title: str
-    figure: str
+    figure: str | None
     claim: str
     ways: tuple[str, ...]
     points: tuple[Point, ...]
@@ -142,7 +142,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "learning_rate": Experiment(
         title="What the endpoints' learning rate does to the midpoint",
-        figure="Not in the paper",
+        figure=None,
         claim="Found in search of the published midpoints of MLPs: networks of five hidden layers "
         "that classify equally well merge the better, the higher the learning rate was at which "
         "they were trained.",
@@ -155,7 +155,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "resnet20_midpoint": Experiment(
         title="What the midpoint of ResNet20 depends on",
-        figure="Not in the paper",
+        figure=None,
         claim="Found in search of the published 67.6 % of width 1: the rate at which the endpoints "
         "were trained decides. At twice the rate they classify as well, and merge much better, by "
         "the paper's way as by ours. Trained four times as long, endpoints and "
@@ -172,7 +172,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "mlp_midpoint": Experiment(
         title="What the midpoint of deep MLPs depends on",
-        figure="Not in the paper",
+        figure=None,
         claim="Found in search of the published midpoints of deep MLPs: the authors' networks were "
         "trained with BatchNorms, which were put into the linear layers afterwards. At 31 hidden "
         "layers the closed form restores these, and fails where there were none. The rate decides "
@@ -193,7 +193,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "vgg_midpoint": Experiment(
         title="What the midpoint of VGG11 depends on",
-        figure="Not in the paper",
+        figure=None,
         claim="Found in search of the published midpoints: they follow the endpoints. VGGs a "
         "quarter as wide that were trained four times as long are better, and so are their "
         "midpoints; at other rates, or with more weight decay, both are worse by about as much. At "

@@ -91,14 +91,14 @@ def _summary(results: Mapping[str, Mapping[str, Rows]]) -> str:
         anchor = "".join(c for c in experiment.title.lower() if c.isalnum() or c in " -")
         link = f"[{experiment.title}](#{anchor.replace(' ', '-')})"
         lines.append(
-            f"| {link} | {experiment.figure} | {', '.join(sizes) or 'not run'} | {said or '–'} |"
+            f"| {link} | {_place(experiment)} | {', '.join(sizes) or 'not run'} | {said or '–'} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def _section(name: str, sizes: Mapping[str, Rows]) -> str:
     experiment = EXPERIMENTS[name]
-    parts = [f"## {experiment.title}\n", f"*{experiment.figure}.* {experiment.claim}\n"]
+    parts = [f"## {experiment.title}\n", f"*{_place(experiment)}.* {experiment.claim}\n"]
     for size in sizes:
         for stem in _pictures(name, size, experiment):
             parts.append(f"![{experiment.title}](images/paper/{stem}.png)\n")
@@ -113,6 +113,10 @@ def _section(name: str, sizes: Mapping[str, Rows]) -> str:
     if sizes:
         parts.append(_sources(sizes))
     return "\n".join(parts)
+
+
+def _place(experiment: Experiment) -> str:
+    return experiment.figure or "Not in the paper"
 
 
 def _pictures(name: str, size: str, experiment: Experiment) -> list[str]:

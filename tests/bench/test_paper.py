@@ -123,6 +123,21 @@ def test_without_time_nothing_is_run_and_what_is_left_is_said(
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_what_is_not_in_the_paper_is_run_when_all_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--size", "smoke", "--device", "cpu", "--minutes", "0", "--out", str(tmp_path)]
+    beyond = {name for name, experiment in EXPERIMENTS.items() if experiment.figure is None}
+    assert beyond  # Else this test says nothing.
+    not_in_smoke = {
+        n for n, e in EXPERIMENTS.items() if all("smoke" not in p.sizes for p in e.points)
+    }
+    for more, expected in (([], EXPERIMENTS.keys() - beyond), (["--all"], EXPERIMENTS.keys())):
+        assert main([*arguments, *more]) == 3
+        lines = re.findall(r"^not run: (\w+):", capsys.readouterr().out, re.MULTILINE)
+        assert set(lines) == expected - not_in_smoke
+
+
 def test_a_point_that_fails_keeps_no_other_from_being_run(
     smoke: Smoke, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
