@@ -118,6 +118,15 @@ def test_networks_with_batch_norms_are_trained_as_by_the_authors_or_faster() -> 
     assert (again.translate, again.cutout) == (4, 8)
 
 
+def test_resnets_without_batch_norms_take_small_steps_at_full_size() -> None:
+    for norm in ("_layer", "_group", "_fixup"):
+        paper = RECIPES[f"cifar10_resnet20x1{norm}"]
+        short = recipe_at(SIZES["full"], paper, 40)
+        assert (short.batch_size, short.lr, short.clip) == (125, paper.lr, 1.0)
+    normed = recipe_at(SIZES["full"], RECIPES["cifar10_resnet20x1"], 40)
+    assert (normed.batch_size, normed.clip) == (1000, None)
+
+
 def test_fused_endpoints_have_no_batch_norms_and_another_identity(tmp_path: Path) -> None:
     [point] = (p for p in EXPERIMENTS["mlp_depth"].points if p.fused and "smoke" in p.sizes)
     settings = Settings(SIZES["smoke"], cache=tmp_path)
