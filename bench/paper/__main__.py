@@ -29,7 +29,12 @@ def parser() -> argparse.ArgumentParser:
         + ", ".join(n for n, e in EXPERIMENTS.items() if not e.figure),
     )
     add = made.add_argument
-    add("--size", choices=SIZES, required=True, help="smoke: seconds; cpu: an hour; full: a GPU")
+    add(
+        "--size",
+        choices=SIZES,
+        required=True,
+        help="smoke: seconds; cpu: about an hour; full: a GPU",
+    )
     add("--only", nargs="+", choices=EXPERIMENTS, metavar="NAME", help="experiments")
     add("--all", action="store_true", help="also the experiments that are not in the paper")
     add("--series", help="one line of the experiments' pictures, such as LayerNorm")

@@ -38,7 +38,8 @@ HEAD = """# The paper's experiments
 
 Written by `python -m bench.paper.report` from the files in
 [bench/results/paper](../bench/results/paper); do not edit. `python -m bench.paper --size
-cpu|full` measures; it goes on where it was cut off.
+cpu|full` measures what is in the paper, and with `--all` what is not; it goes on where it was cut
+off.
 
 Every figure is measured on all test images, at alpha = .5 where nothing else is said. *The
 paper's way* matches each group at one activation and corrects with what REPAIR proposes: the

@@ -3,7 +3,7 @@
 | size | images to train, test and calibrate with | networks | for |
 |---|---|---|---|
 | `smoke` | 300, 200, 200 of the embedded FashionMNIST | tiny | tests: seconds |
-| `cpu` | 10,000, all, 2,000 | MLPs as they are; ResNets and VGGs narrow | an hour on 2 cores |
+| `cpu` | 10,000, all, 2,000 | MLPs as they are; the others narrow | about an hour on 2 cores |
 | `full` | all, all, 5,000 | the paper's | a GPU; MLPs also on a CPU |
 """
 
