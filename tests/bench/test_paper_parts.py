@@ -118,7 +118,9 @@ def test_networks_with_batch_norms_are_trained_as_by_the_authors_or_faster() -> 
     assert (again.translate, again.cutout) == (4, 8)
 
 
-def test_resnets_without_batch_norms_take_small_steps_at_full_size() -> None:
+def test_networks_without_batch_norms_take_small_steps_at_full_size() -> None:
+    clips = {d: recipe_at(SIZES["full"], RECIPES[f"cifar10_vgg{d}"], 40).clip for d in (11, 19)}
+    assert clips == {11: None, 19: 1.0}
     for norm in ("_layer", "_group", "_fixup"):
         paper = RECIPES[f"cifar10_resnet20x1{norm}"]
         short = recipe_at(SIZES["full"], paper, 40)
